@@ -1,0 +1,1 @@
+"""Lands PostgreSQL, files and APIs in an embedded DuckDB warehouse, for dbt to model."""
