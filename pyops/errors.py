@@ -1,0 +1,49 @@
+"""The errors pyops raises, and which of them are worth another try.
+
+    PyopsError                    exit 1: the data or the operation failed
+    ├── UsageError                exit 2: the command line or the configuration is wrong
+    ├── OperationError            a server, a disk or a lock stands in the way
+    │   └── TransientError        the same call may succeed in a moment: retry it
+    ├── SchemaChangeError         the source's columns are not what the target's policy allows
+    └── DataError                 rows that cannot be landed as the configuration asks
+
+An error says what happened, where and why; its ``hint`` says what to do next. Neither ever holds a row's
+value, a password or a DSN: messages reach logs, values belong in the dead letters.
+"""
+
+
+class PyopsError(Exception):
+    """Base of every error that pyops raises on purpose.
+
+    Args:
+        message: What happened, where and why, in one sentence.
+        hint: What to do next.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(PyopsError):
+    """The command line or the configuration asks for something that cannot be done."""
+
+    exit_code = 2
+
+
+class OperationError(PyopsError):
+    """The operation failed for a reason outside the data: a server, a right, a disk, a lock."""
+
+
+class TransientError(OperationError):
+    """An operation that failed for a reason that may be gone in a moment."""
+
+
+class SchemaChangeError(PyopsError):
+    """The source's columns differ from the target's in a way the table's policy refuses."""
+
+
+class DataError(PyopsError):
+    """Rows that cannot be landed faithfully as the table is configured."""
