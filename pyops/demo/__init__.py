@@ -1,0 +1,1 @@
+"""The sample shop in an embedded PostgreSQL server."""

@@ -1,0 +1,98 @@
+"""A real PostgreSQL for the tests: one server for the session, one database for each test."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import adbc_driver_postgresql.dbapi as adbc  # type: ignore[import-untyped]
+import pytest
+
+from pyops.demo.server import Server
+
+Sql = Callable[..., list[tuple[Any, ...]]]
+Connect = Callable[[], adbc.Connection]
+
+# What a test server loses when the machine loses power does not matter.
+UNSAFE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+
+_numbers = itertools.count(1)
+
+
+def execute(dsn: str, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+    """Runs one statement in autocommit and returns its rows, if it has any."""
+    with (
+        closing(adbc.connect(dsn, autocommit=True)) as connection,
+        closing(connection.cursor()) as cursor,
+    ):
+        # By default every query becomes a COPY, which SHOW, EXPLAIN and RETURNING cannot be.
+        cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})
+        cursor.execute(statement, parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A running server that ends with the session."""
+    # Not pytest's tmp_path: sockets want short paths, and where root runs this, pgserver must get in.
+    folder = Path(tempfile.mkdtemp(prefix="pyops-test-"))
+    folder.chmod(0o711)
+    server = Server(folder / "data")
+    try:
+        server.start(UNSAFE)
+        yield server
+    finally:
+        server.remove()
+        shutil.rmtree(folder)
+
+
+def _database(server: Server, options: str) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    admin = server.dsn()
+    execute(admin, f"CREATE DATABASE {name} {options}")
+    try:
+        yield server.dsn(name)
+    finally:
+        # A slot belongs to a database and would keep it from being dropped.
+        execute(
+            admin,
+            "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots"
+            f" WHERE database = '{name}' AND active",
+        )
+        execute(
+            admin,
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+            f" WHERE database = '{name}'",
+        )
+        execute(admin, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def dsn(server: Server) -> Iterator[str]:
+    """The libpq URI of an empty database of the test's own."""
+    yield from _database(server, "")
+
+
+@pytest.fixture
+def sql(dsn: str) -> Sql:
+    """`sql(statement, *parameters)` runs one statement in the test's database, in autocommit."""
+    return lambda statement, *parameters: execute(dsn, statement, *parameters)
+
+
+@pytest.fixture
+def connect(dsn: str) -> Iterator[Connect]:
+    """`connect()` opens one more connection, for transactions held open; closed after the test."""
+    opened: list[adbc.Connection] = []
+
+    def open_connection() -> adbc.Connection:
+        opened.append(adbc.connect(dsn))
+        return opened[-1]
+
+    yield open_connection
+    for connection in opened:
+        connection.close()
