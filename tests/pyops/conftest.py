@@ -6,13 +6,14 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import adbc_driver_postgresql.dbapi as adbc  # type: ignore[import-untyped]
+import adbc_driver_postgresql.dbapi as adbc
 import pytest
 
+from pyops.demo import shop
 from pyops.demo.server import Server
 
 Sql = Callable[..., list[tuple[Any, ...]]]
@@ -76,6 +77,29 @@ def _database(server: Server, options: str) -> Iterator[str]:
 def dsn(server: Server) -> Iterator[str]:
     """The libpq URI of an empty database of the test's own."""
     yield from _database(server, "")
+
+
+@pytest.fixture(scope="session")
+def shop_template(server: Server) -> str:
+    """The name of a database that holds the sample shop's history, to be copied, not used."""
+    execute(server.dsn(), "CREATE DATABASE shop_template")
+    shop.load(server.dsn("shop_template"), shop.find_data(Path(__file__).parents[2]))
+    return "shop_template"
+
+
+@pytest.fixture
+def new_shop(server: Server, shop_template: str) -> Iterator[Callable[[], str]]:
+    """`new_shop()` makes one more copy of the shop and returns its libpq URI."""
+    with ExitStack() as copies:
+        make = contextmanager(_database)
+        options = f"TEMPLATE {shop_template} STRATEGY FILE_COPY"
+        yield lambda: copies.enter_context(make(server, options))
+
+
+@pytest.fixture
+def shop_dsn(new_shop: Callable[[], str]) -> str:
+    """The libpq URI of the test's own copy of the sample shop."""
+    return new_shop()
 
 
 @pytest.fixture
