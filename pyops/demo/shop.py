@@ -6,6 +6,8 @@ What becomes of every oddity of the data is stated in data/README.md.
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,23 @@ def find_data(project_dir: Path) -> Path:
     )
 
 
+def has_database(admin_dsn: str, name: str) -> bool:
+    """Whether the server has a database of this name."""
+    with closing(connect(admin_dsn)) as connection, closing(connection.cursor()) as cursor:
+        return query(cursor, "select 1 from pg_database where datname = $1", name) != []
+
+
+def create_database(admin_dsn: str, name: str) -> None:
+    """Creates a database unless it is there."""
+    if has_database(admin_dsn, name):
+        return
+    with (
+        closing(connect(admin_dsn, autocommit=True)) as connection,
+        closing(connection.cursor()) as cursor,
+    ):
+        query(cursor, f'create database "{name}"')
+
+
 def load(dsn: str, data: Path) -> bool:
     """Loads the history into a database, in one transaction, unless it is there already.
 
@@ -58,8 +77,25 @@ def load(dsn: str, data: Path) -> bool:
         return True
 
 
-def count_rows(dsn: str) -> dict[str, int]:
-    """The number of rows of each of the shop's tables.
+@dataclass(frozen=True)
+class Summary:
+    """What is in the shop's database.
+
+    Attributes:
+        version: PostgreSQL's, such as `18.4`.
+        size_bytes: of the database on disk.
+        rows: the number of rows of each table.
+        last_order_date: the day of the last order, in UTC.
+    """
+
+    version: str
+    size_bytes: int
+    rows: dict[str, int]
+    last_order_date: date
+
+
+def summarize(dsn: str) -> Summary:
+    """Counts and measures what is in the shop's database.
 
     Raises:
         OperationError: the shop is not in this database.
@@ -67,7 +103,18 @@ def count_rows(dsn: str) -> dict[str, int]:
     with closing(connect(dsn)) as connection, closing(connection.cursor()) as cursor:
         require_shop(cursor)
         counts = ", ".join(f"(select count(*) from {table})" for table in TABLES)
-        return dict(zip(TABLES, query(cursor, f"select {counts}")[0], strict=True))
+        rows = query(cursor, f"select {counts}")[0]
+        version, size, last = query(
+            cursor,
+            "select current_setting('server_version'), pg_database_size(current_database()),"
+            " (max(ordered_at) at time zone 'UTC')::date from orders",
+        )[0]
+        return Summary(
+            version=version,
+            size_bytes=size,
+            rows=dict(zip(TABLES, rows, strict=True)),
+            last_order_date=last,
+        )
 
 
 def require_shop(cursor: Cursor) -> None:
@@ -78,11 +125,11 @@ def require_shop(cursor: Cursor) -> None:
         )
 
 
-def connect(dsn: str) -> Connection:
-    """A new connection, outside autocommit."""
+def connect(dsn: str, *, autocommit: bool = False) -> Connection:
+    """A new connection."""
     import adbc_driver_postgresql.dbapi  # noqa: PLC0415
 
-    connection: Connection = adbc_driver_postgresql.dbapi.connect(dsn)
+    connection: Connection = adbc_driver_postgresql.dbapi.connect(dsn, autocommit=autocommit)
     return connection
 
 
