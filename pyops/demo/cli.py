@@ -169,7 +169,7 @@ def _alone(project_dir: Path) -> Iterator[None]:
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
     """Gives a function that tells on stderr what goes on: in place on a terminal, else by line."""
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -180,8 +180,8 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 
 def _table(name: str, number: str) -> Table:
-    from rich import box  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich import box
+    from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(name)
@@ -197,6 +197,6 @@ def _show_rows(summary: shop.Summary) -> None:
 
 
 def _print(table: Table) -> None:
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
     Console().print(table)

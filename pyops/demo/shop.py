@@ -127,7 +127,7 @@ def require_shop(cursor: Cursor) -> None:
 
 def connect(dsn: str, *, autocommit: bool = False) -> Connection:
     """A new connection."""
-    import adbc_driver_postgresql.dbapi  # noqa: PLC0415
+    import adbc_driver_postgresql.dbapi
 
     connection: Connection = adbc_driver_postgresql.dbapi.connect(dsn, autocommit=autocommit)
     return connection
@@ -142,7 +142,7 @@ def query(cursor: Cursor, statement: str, *parameters: object) -> list[tuple[Any
 
 
 def _copy_history(cursor: Cursor, data: Path) -> None:
-    import duckdb  # noqa: PLC0415
+    import duckdb
 
     with duckdb.connect() as history:
         history.from_parquet(str(data), file_row_number=True).create_view("source")

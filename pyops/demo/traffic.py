@@ -70,9 +70,9 @@ def commit_days(
     with closing(connect(dsn)) as connection, closing(connection.cursor()) as cursor:
         require_shop(cursor)
         # Held until this session ends: two clocks in one shop would contradict each other.
-        if query(cursor, "select pg_try_advisory_lock(hashtext('pyops demo traffic'))") != [
-            (True,)
-        ]:
+        lock = "select pg_try_advisory_lock(hashtext('pyops demo traffic'))"
+        [(is_alone,)] = query(cursor, lock)
+        if not is_alone:
             raise OperationError(
                 "traffic is being committed to this shop already", hint="wait until it is done"
             )
