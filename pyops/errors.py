@@ -7,8 +7,8 @@
     ├── SchemaChangeError         the source's columns are not what the target's policy allows
     └── DataError                 rows that cannot be landed as the configuration asks
 
-An error says what happened, where and why; its ``hint`` says what to do next. Neither ever holds a row's
-value, a password or a DSN: messages reach logs, values belong in the dead letters.
+An error says what happened, where and why; its ``hint`` says what to do next. Neither ever holds a
+row's value, a password or a DSN: messages reach logs, values belong in the dead letters.
 """
 
 

@@ -1,0 +1,186 @@
+"""The command line: parses, calls, prints. Data goes to stdout, everything else to stderr."""
+
+import signal
+import sys
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from pyops import config
+from pyops.errors import PyopsError, UsageError
+from pyops.plan import Days
+
+app = typer.Typer(
+    help="Lands PostgreSQL in a DuckDB warehouse, for dbt to model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ProjectDir = Annotated[
+    Path, typer.Option(help="The folder that holds pyops.yml and dbt_project.yml.")
+]
+ConfigFile = Annotated[str, typer.Option("--config", help="The configuration, in that folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+Tables = Annotated[
+    list[str] | None, typer.Argument(help="Tables, as source.table or table; all if none.")
+]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option(help="Show the stack trace of an error.")] = False,
+) -> None:
+    """Lands PostgreSQL in a DuckDB warehouse, for dbt to model."""
+
+
+@app.command()
+def extract(
+    tables: Tables = None,
+    *,
+    day: Annotated[
+        datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="Land this day again.")
+    ] = None,
+    first: Annotated[
+        datetime | None,
+        typer.Option("--from", formats=["%Y-%m-%d"], help="Land the days from this one on again."),
+    ] = None,
+    last: Annotated[
+        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="The last of those days.")
+    ] = None,
+    full_refresh: Annotated[
+        bool, typer.Option(help="Read the tables whole and swap them; watermarks start over.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Say what would be done; write nothing anywhere.")
+    ] = False,
+    as_json: Json = False,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """Land tables in the warehouse: read, stage, publish."""
+    from pyops.extract import extract as extract_tables
+    from pyops.terminal import Terminal, print_extractions
+
+    days = _days(day, first, last)
+    if days and full_refresh:
+        raise UsageError("--full-refresh and a range of days exclude each other")
+    project = config.load(project_dir, config_file)
+    with Terminal() as terminal:
+        done = extract_tables(
+            project,
+            tables or (),
+            days=days,
+            full_refresh=full_refresh,
+            dry_run=dry_run,
+            listener=terminal,
+        )
+    print_extractions(done, as_json=as_json)
+    _exit(max((item.error.exit_code for item in done if item.error), default=0))
+
+
+@app.command()
+def run(
+    *,
+    as_json: Json = False,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """Extract every table, then dbt build: one command, one exit code."""
+    from pyops.run import run as run_all
+    from pyops.terminal import Terminal, print_summary
+
+    project = config.load(project_dir, config_file)
+    with Terminal() as terminal:
+        summary = run_all(project, listener=terminal)
+    print_summary(summary, as_json=as_json)
+    _exit(summary.exit_code)
+
+
+@app.command()
+def status(
+    *,
+    as_json: Json = False,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """Show each table's last run, rows, watermark and what holds it back."""
+    from pyops.status import status as look_up
+    from pyops.terminal import print_status
+
+    project = config.load(project_dir, config_file)
+    print_status(look_up(project), as_json=as_json)
+
+
+def _days(day: datetime | None, first: datetime | None, last: datetime | None) -> Days | None:
+    if day and (first or last):
+        raise UsageError("--date is one day, --from and --to are a range: give one or the other")
+    if bool(first) != bool(last):
+        raise UsageError("--from and --to go together")
+    if day:
+        return Days(day.date(), day.date())
+    if not (first and last):
+        return None
+    if last < first:
+        raise UsageError("--to is before --from")
+    return Days(first.date(), last.date())
+
+
+def _exit(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+def _demo() -> None:
+    from pyops.demo.cli import app as demo
+
+    app.add_typer(demo, name="demo")
+
+
+def main() -> None:
+    """Runs the command line; an error is a line or two on stderr and an exit code.
+
+    Exit codes: 0 done; 1 the data or the operation failed; 2 usage or configuration; 130 and 143
+    stopped by SIGINT (Ctrl-C) and SIGTERM.
+    """
+    received: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    _demo()
+    try:
+        app()
+    except PyopsError as error:
+        if _debugging():
+            raise
+        _complain(str(error), error.hint)
+        sys.exit(error.exit_code)
+    except SystemExit as end:
+        if end.code == 130:
+            _complain("stopped: what was published stays, all else is as it was before")
+            sys.exit(128 + (received or [signal.SIGINT])[0])
+        raise
+    except Exception as error:
+        if _debugging():
+            raise
+        _complain(
+            f"pyops did not expect this: {type(error).__name__}",
+            "run it again as pyops --debug ... for the stack trace, which may show rows",
+        )
+        sys.exit(1)
+
+
+def _debugging() -> bool:
+    return "--debug" in sys.argv
+
+
+def _complain(message: str, hint: str = "") -> None:
+    typer.echo(f"error: {message}", err=True)
+    if hint:
+        typer.echo(f"  fix: {hint}", err=True)

@@ -1,0 +1,104 @@
+"""What a change of the source's columns means for a table that is already there. Pure functions."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pyops.errors import SchemaChangeError
+from pyops.sql import identifier
+
+_INTEGERS = {"SMALLINT": 5, "INTEGER": 10, "BIGINT": 19}
+
+
+@dataclass(frozen=True)
+class SchemaChange:
+    """One difference between source and target.
+
+    Attributes:
+        kind: ``added`` and ``dropped`` are seen from the source.
+        column: The column's name.
+        old: Its type in the target; empty for an added one.
+        new: Its type at the source; empty for a dropped one.
+        alter: What ALTER TABLE must be told; empty where the target can stay as it is.
+    """
+
+    kind: Literal["added", "dropped", "type_changed"]
+    column: str
+    old: str = ""
+    new: str = ""
+    alter: str = ""
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "added":
+                return f"column {self.column} {self.new} was added"
+            case "dropped":
+                return f"column {self.column} was dropped"
+        return f"column {self.column} changed from {self.old} to {self.new}"
+
+
+def compare(
+    target: Mapping[str, str], source: Mapping[str, str], *, keep: bool
+) -> list[SchemaChange]:
+    """Lists what differs, column by column; names are compared as DuckDB does, without case.
+
+    Args:
+        target: Type by column name, as the warehouse has it.
+        source: The same, as it is about to be landed.
+        keep: Whether the target's rows stay, so that a changed type must hold them too.
+
+    Raises:
+        SchemaChangeError: ``keep``, and a changed type cannot hold both old and new values.
+    """
+    there = {name.lower(): (name, type_) for name, type_ in target.items()}
+    here = {name.lower() for name in source}
+    changes = []
+    for name, new in source.items():
+        if name.lower() not in there:
+            alter = f"ADD COLUMN {identifier(name)} {new}"
+            changes.append(SchemaChange("added", name, new=new, alter=alter))
+            continue
+        column, old = there[name.lower()]
+        if old == new:
+            continue
+        wide = common_type(old, new)
+        if wide is None and keep:
+            raise SchemaChangeError(
+                f"column {name} changed from {old} to {new}, and {old} cannot become that in place",
+                hint="run it with --full-refresh: the table is read whole and swapped",
+            )
+        alter = f"ALTER COLUMN {identifier(column)} TYPE {wide}" if wide != old else ""
+        if wide != old or not keep:
+            changes.append(SchemaChange("type_changed", column, old=old, new=new, alter=alter))
+    changes += [
+        SchemaChange("dropped", name, old=old)
+        for name, old in target.items()
+        if name.lower() not in here
+    ]
+    return changes
+
+
+def common_type(old: str, new: str) -> str | None:
+    """The narrowest type that holds every value of both exactly, or None."""
+    if old == new:
+        return old
+    if {old, new} == {"FLOAT", "DOUBLE"}:
+        return "DOUBLE"
+    if old in _INTEGERS and new in _INTEGERS:
+        return max(old, new, key=lambda name: _INTEGERS[name])
+    first, second = _digits(old), _digits(new)
+    if first and second:
+        whole, scale = max(first[0], second[0]), max(first[1], second[1])
+        return f"DECIMAL({whole + scale},{scale})" if whole + scale <= 38 else None
+    if new == "VARCHAR" and (first or old == "UUID"):
+        return "VARCHAR"
+    return None
+
+
+def _digits(type_: str) -> tuple[int, int] | None:
+    """How many digits a number has before and behind the point."""
+    if type_ in _INTEGERS:
+        return _INTEGERS[type_], 0
+    match = re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", type_)
+    return (int(match[1]) - int(match[2]), int(match[2])) if match else None

@@ -1,0 +1,62 @@
+"""The history of runs: every run becomes a row, whatever became of it and of its process."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from pyops.errors import PyopsError
+from pyops.runs import Run
+from pyops.stage import discard, sweep
+from pyops.warehouse import Warehouse
+
+
+class History:
+    """Where runs are recorded.
+
+    A run that was published is recorded by its publication. One that failed is recorded here, and
+    left beside the staging files while the warehouse is not to be had. One that was killed leaves
+    its staging file; the next command records both kinds.
+
+    Args:
+        warehouse: Holds the table ``pyops.runs``.
+        staging: The folder of the staging files.
+    """
+
+    def __init__(self, warehouse: Warehouse, staging: Path) -> None:
+        self.staging = staging
+        self._warehouse = warehouse
+
+    def record(self, run: Run) -> None:
+        """Adds a run that was not published."""
+        try:
+            self._warehouse.record([run])
+        except PyopsError:
+            self.staging.mkdir(parents=True, exist_ok=True)
+            (self.staging / f"{run.run_id}.json").write_text(run.to_json(), "utf-8")
+
+    def settle(self) -> None:
+        """Records what earlier processes could not, and deletes what they left.
+
+        Raises:
+            PyopsError: The warehouse cannot be written.
+        """
+        dead = sweep(self.staging)
+        notes = sorted(self.staging.glob("*.json"))
+        killed = [_killed(path, run) for path, run in dead]
+        self._warehouse.record([*killed, *(_noted(path) for path in notes)])
+        discard(self.staging, [path for path, _ in dead])
+        for path in notes:
+            path.unlink()
+
+
+def _killed(path: Path, run: Run | None) -> Run:
+    error = "the process was killed before it ended"
+    if run is None:
+        return Run(path.stem, None, None, None, None, "killed", None, error=error)
+    return replace(run, status="killed", error=error)
+
+
+def _noted(path: Path) -> Run:
+    try:
+        return Run.from_json(path.read_text("utf-8"))
+    except (ValueError, TypeError, KeyError):  # cut short by whatever ended that process
+        return Run(path.stem, None, None, None, None, "failed", None, error="its note is broken")

@@ -1,0 +1,245 @@
+"""Publishing: a staged load becomes visible with all its bookkeeping in one commit, or not at all.
+
+Rows, watermark, dead letters, schema changes and the row of the run share one transaction; so
+whenever a run is killed, the same command run again goes on from a state that was whole.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from pyops.config import Table, Write
+from pyops.errors import SchemaChangeError, TransientError
+from pyops.evolution import SchemaChange, compare
+from pyops.runs import Run
+from pyops.sql import columns as listed
+from pyops.sql import identifier, qualified
+from pyops.stage import Stage
+from pyops.warehouse import (
+    BOOKKEEPING,
+    TableState,
+    Warehouse,
+    insert_run,
+    table_state,
+    utc_now,
+)
+from pyops.watermark import Watermark
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is to be published from a staging file.
+
+    Attributes:
+        table: Whose load it is.
+        write: The write pattern.
+        key: The columns that identify a row, for merge and delete_insert by key.
+        replaces: For delete_insert by range: the column, and the range's first and last but one
+            values as text; None to delete by key.
+        replaces_all: For delete_insert: every row goes, not those of a range or a key.
+        newest_load: The table's last load when the run began: had there been another one
+            meanwhile, this run might undo it.
+        watermark: The state to store; None leaves it as it is.
+        cursor: The column the watermark speaks of.
+        resets_watermark: Whether a watermark that is there is of no use any more.
+        accepts_changes: Whether the source's columns may differ from the target's.
+    """
+
+    table: Table
+    write: Write
+    key: tuple[str, ...] = ()
+    replaces: tuple[str, str, str] | None = None
+    replaces_all: bool = False
+    newest_load: int | None = None
+    watermark: Watermark | None = None
+    cursor: str | None = None
+    resets_watermark: bool = False
+    accepts_changes: bool = True
+
+
+def publish(warehouse: Warehouse, stage: Stage, load: Load, run: Run) -> Run:
+    """Writes a staged load to its target.
+
+    Args:
+        warehouse: Where to.
+        stage: The staging file, filled.
+        load: What is to be done with it.
+        run: The run so far.
+
+    Returns:
+        The run with what was written, as it was recorded.
+
+    Raises:
+        SchemaChangeError: The target cannot take the columns, or may not.
+        TransientError: Another run has published the table meanwhile, or holds the warehouse.
+        OperationError: The warehouse cannot be written.
+    """
+    with warehouse.attached(stage.connection):
+        return _Publication(stage, load).commit(run)
+
+
+class _Publication:
+    """One load on its way into the attached warehouse."""
+
+    def __init__(self, stage: Stage, load: Load) -> None:
+        self.stage = stage
+        self.load = load
+        self.began = time.monotonic()
+        self.connection = stage.connection
+        self.target = qualified("warehouse", *load.table.target)
+        self.names = listed(tuple(stage.columns))
+
+    def commit(self, run: Run) -> Run:
+        connection, load = self.connection, self.load
+        connection.execute(BOOKKEEPING.format(catalog="warehouse"))
+        state = table_state(connection, "warehouse", load.table)
+        if load.newest_load is not None and state.last_load != load.newest_load:
+            raise TransientError(
+                f"{load.table}: another run has published it since this one began",
+                hint="run it again: nothing was published",
+            )
+        swap = load.write == "swap" or not state.columns
+        changes = self._changes(state, swap=swap)
+        rows = "rows"
+        unchanged = 0
+        if load.write == "merge" and not swap:
+            rows = "changed"
+            unchanged = self._leave_out_unchanged(state)
+        loaded_at = utc_now()
+        connection.execute("BEGIN")
+        try:
+            load_id = self._number(
+                "SELECT coalesce(max(load_id), 0) + 1 FROM warehouse.pyops.loads"
+            )
+            stamp = f"{load_id}::BIGINT AS _load_id, ?::TIMESTAMP AS _loaded_at"
+            select = f"SELECT {self.names}, {stamp} FROM {rows}"
+            deleted = 0
+            if swap:
+                deleted = (
+                    self._number(f"SELECT count(*) FROM {self.target}") if state.columns else 0
+                )
+                schema = qualified("warehouse", load.table.target[0])
+                connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+                create = f"CREATE OR REPLACE TABLE {self.target} AS {select}"
+                written = self._number(create, loaded_at)
+            else:
+                for change in changes:
+                    if change.alter:
+                        connection.execute(f"ALTER TABLE {self.target} {change.alter}")
+                deleted = self._delete(rows)
+                into = f"{self.target} ({self.names}, _load_id, _loaded_at)"
+                written = self._number(f"INSERT INTO {into} {select}", loaded_at)
+            finished = replace(
+                run,
+                status="succeeded",
+                load_id=load_id,
+                rows_written=written,
+                rows_deleted=deleted,
+                rows_unchanged=unchanged,
+                finished_at=loaded_at,
+                seconds=(loaded_at - (run.started_at or loaded_at)).total_seconds(),
+                locked_seconds=time.monotonic() - self.began,
+            )
+            self._record(finished, changes, loaded_at)
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        return finished
+
+    def _changes(self, state: TableState, *, swap: bool) -> list[SchemaChange]:
+        if not state.columns:
+            return []
+        changes = compare(state.columns, self.stage.columns, keep=not swap)
+        known = self.connection.execute(
+            "SELECT column_name FROM warehouse.pyops.schema_changes"
+            " WHERE source = ? AND table_name = ?"
+            " GROUP BY column_name HAVING arg_max(kind, load_id) = 'dropped'",
+            [self.load.table.source, self.load.table.name],
+        ).fetchall()
+        changes = [c for c in changes if c.kind != "dropped" or (c.column,) not in known]
+        if not self.load.accepts_changes:
+            refuse_changes(self.load.table, changes)
+        return changes
+
+    def _leave_out_unchanged(self, state: TableState) -> int:
+        """Makes the table ``changed``: staged rows that are not in the target just like that."""
+        there = {name.lower() for name in state.columns}
+        key = self.load.key
+        compared = [name for name in self.stage.columns if name not in key]
+        if all(name.lower() in there for name in self.stage.columns):
+            differs = " OR ".join(
+                f"r.{identifier(name)} IS DISTINCT FROM t.{identifier(name)}" for name in compared
+            )
+            where = f"t._load_id IS NULL OR {differs or 'false'}"
+            join = " AND ".join(f"r.{identifier(name)} = t.{identifier(name)}" for name in key)
+            source = f"rows AS r LEFT JOIN {self.target} AS t ON {join} WHERE {where}"
+        else:
+            source = "rows AS r"  # a new column: whatever was read has changed
+        self.connection.execute(f"CREATE OR REPLACE TABLE changed AS SELECT r.* FROM {source}")
+        return self._number("SELECT (SELECT count(*) FROM rows) - count(*) FROM changed")
+
+    def _delete(self, rows: str) -> int:
+        load = self.load
+        if load.write == "append":
+            return 0
+        if load.replaces_all:
+            return self._number(f"DELETE FROM {self.target}")
+        if load.replaces is not None:
+            column, first, end = load.replaces
+            where = f"{identifier(column)} >= ?::DATE AND {identifier(column)} < ?::DATE"
+            return self._number(f"DELETE FROM {self.target} WHERE {where}", first, end)
+        same = " AND ".join(f"t.{identifier(name)} = r.{identifier(name)}" for name in load.key)
+        return self._number(f"DELETE FROM {self.target} AS t USING {rows} AS r WHERE {same}")
+
+    def _record(self, run: Run, changes: list[SchemaChange], at: datetime) -> None:
+        load, connection = self.load, self.connection
+        who = [load.table.source, load.table.name]
+        connection.execute(
+            "INSERT INTO warehouse.pyops.loads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                *(run.load_id, run.run_id, *who, ".".join(load.table.target), load.write),
+                *(run.rows_written, run.rows_deleted, at),
+            ],
+        )
+        connection.execute(
+            "INSERT INTO warehouse.pyops.dead_letters"
+            " SELECT ?, ?, ?, ?, key, column_name, value, reason, payload, ? FROM dead_letters"
+            " WHERE payload NOT IN (SELECT payload FROM warehouse.pyops.dead_letters"
+            "  WHERE source = ? AND table_name = ?)",
+            [run.run_id, run.load_id, *who, at, *who],
+        )
+        for change in changes:
+            connection.execute(
+                "INSERT INTO warehouse.pyops.schema_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [run.load_id, *who, change.kind, change.column, change.old, change.new, at],
+            )
+        if load.watermark is not None or load.resets_watermark:
+            connection.execute(
+                "DELETE FROM warehouse.pyops.watermarks WHERE source = ? AND table_name = ?", who
+            )
+        if load.watermark is not None:
+            mark = load.watermark
+            connection.execute(
+                "INSERT INTO warehouse.pyops.watermarks VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    *(*who, load.cursor, mark.bound, mark.candidate),
+                    *(sorted(mark.waiting_for), run.load_id),
+                ],
+            )
+        insert_run(connection, "warehouse", run)
+
+    def _number(self, statement: str, *parameters: object) -> int:
+        row = self.connection.execute(statement, list(parameters)).fetchone()
+        return int(row[0]) if row else 0
+
+
+def refuse_changes(table: Table, changes: Sequence[SchemaChange]) -> None:
+    """Raises the SchemaChangeError of a table whose columns may not change, if they have."""
+    if changes:
+        raise SchemaChangeError(
+            f"{table}: the source's columns have changed: {'; '.join(map(str, changes))}",
+            hint="nothing was landed; take the change with --full-refresh,"
+            " or set on_schema_change: evolve",
+        )

@@ -1,0 +1,68 @@
+"""The whole way: extract every table, then build and test the dbt project, in one process."""
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyops.config import Project
+from pyops.errors import UsageError
+from pyops.extract import Extraction, Listener, extract
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a run; ``dbt`` counts nodes by status, None if dbt was not run."""
+
+    extractions: Sequence[Extraction]
+    extract_seconds: float
+    dbt: dict[str, int] | None = None
+    dbt_seconds: float = 0.0
+    exit_code: int = 0
+
+
+def run(project: Project, *, listener: Listener) -> Summary:
+    """Extracts every table and then runs ``dbt build``.
+
+    If a table fails dbt is not run: marts are built from tables that fit together.
+
+    Args:
+        project: The project; its folder is dbt's too.
+        listener: Told of progress.
+
+    Raises:
+        UsageError: The folder is no dbt project.
+        OperationError: The warehouse cannot be opened.
+    """
+    if not (project.directory / "dbt_project.yml").exists():
+        raise UsageError(
+            f"there is no dbt_project.yml in {project.directory.resolve()}",
+            hint="see --project-dir; to land tables only, use pyops extract",
+        )
+    began = time.monotonic()
+    done = extract(project, listener=listener)
+    extracted = time.monotonic()
+    code = max((item.error.exit_code for item in done if item.error), default=0)
+    if code:
+        return Summary(done, extracted - began, exit_code=code)
+    listener.pause()
+    counts, succeeded = _dbt_build(project.directory, project.warehouse_path)
+    seconds = time.monotonic() - extracted
+    return Summary(done, extracted - began, counts, seconds, 0 if succeeded else 1)
+
+
+def _dbt_build(directory: Path, warehouse: Path) -> tuple[dict[str, int], bool]:
+    from dbt.cli.main import dbtRunner
+
+    os.environ["PYOPS_WAREHOUSE"] = str(warehouse.resolve())
+    folder = str(directory.resolve())
+    with redirect_stdout(sys.stderr):  # dbt's lines are a log; stdout is for the summary
+        outcome = dbtRunner().invoke(["build", "--project-dir", folder, "--profiles-dir", folder])
+    if outcome.exception is not None:
+        print(f"dbt: {outcome.exception}", file=sys.stderr)
+    results = getattr(outcome.result, "results", [])
+    return dict(Counter(str(node.status) for node in results)), outcome.success

@@ -1,0 +1,56 @@
+"""What is recorded of a run."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Run:
+    """The extraction of one table: a row of ``pyops.runs``, with the columns' names and units.
+
+    ``status`` is succeeded, failed, cancelled, killed or planned; times are naive UTC; bytes are
+    those of the Arrow batches; the bounds are the cursor's text at the source.
+    """
+
+    run_id: str
+    source: str | None
+    table_name: str | None
+    mode: str | None
+    write_pattern: str | None
+    status: str
+    started_at: datetime | None
+    finished_at: datetime | None = None
+    seconds: float = 0.0
+    locked_seconds: float = 0.0
+    rows_read: int = 0
+    rows_written: int = 0
+    rows_deleted: int = 0
+    rows_unchanged: int = 0
+    rows_dead_lettered: int = 0
+    null_cursors: int = 0
+    bytes_read: int = 0
+    lower_bound: str | None = None
+    upper_bound: str | None = None
+    load_id: int | None = None
+    error: str | None = None
+    host: str | None = None
+    pid: int | None = None
+
+    def to_json(self) -> str:
+        """The run as a JSON object."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The run that ``to_json`` wrote.
+
+        Raises:
+            ValueError: It is no such object.
+        """
+        values = json.loads(text)
+        for name in ("started_at", "finished_at"):
+            if values[name] is not None:
+                values[name] = datetime.fromisoformat(values[name])
+        return cls(**values)

@@ -1,0 +1,397 @@
+"""PostgreSQL, read with ADBC into Arrow."""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+import adbc_driver_manager
+import adbc_driver_postgresql.dbapi as adbc
+import pyarrow as pa
+import tenacity
+
+from pyops.errors import OperationError, PyopsError, TransientError
+from pyops.sql import identifier, qualified
+from pyops.types import PostgresType
+
+# What the text of a value looks like, and whether every row is there, must not depend on the
+# settings of a role or a database.
+_SESSION = {
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "iso_8601",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
+    "search_path": "pg_catalog",
+    "xmloption": "content",
+    "row_security": "off",  # a policy that hides rows is an error, not a smaller table
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "default_transaction_read_only": "on",
+    "application_name": "pyops",
+}
+_BATCH_BYTES = 4 << 20
+
+_COLUMNS = """
+WITH RECURSIVE bases AS (
+    SELECT a.attnum, a.attname, a.atttypid AS oid, a.atttypmod AS modifier
+    FROM pg_attribute AS a
+    WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT b.attnum, b.attname, t.typbasetype, t.typtypmod
+    FROM bases AS b
+    JOIN pg_type AS t ON t.oid = b.oid AND t.typtype = 'd'
+)
+SELECT
+    b.attname::text,
+    CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN t.typname ELSE '' END::text,
+    b.modifier,
+    CASE
+        WHEN e.oid IS NULL OR e.typdelim <> ',' THEN NULL
+        WHEN e.typnamespace = 'pg_catalog'::regnamespace THEN e.typname
+        ELSE ''
+    END::text,
+    format_type(t.oid, NULL)
+FROM bases AS b
+JOIN pg_type AS t ON t.oid = b.oid AND t.typtype <> 'd'
+LEFT JOIN pg_type AS e ON e.typarray = t.oid
+ORDER BY b.attnum
+"""
+
+# Locks first, prepared transactions second: a transaction on its way from one to the other is in
+# both for a moment, and so is missed by neither.
+_VIRTUAL_TRANSACTIONS = """
+SELECT DISTINCT 'v' || l.virtualxid
+FROM pg_locks AS l
+LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'virtualxid' AND l.granted AND l.mode = 'ExclusiveLock'
+    AND l.pid <> pg_backend_pid()
+    AND (a.datid IS NULL OR a.datid = (
+        SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()
+    ))
+"""
+_PREPARED_TRANSACTIONS = """
+SELECT 'p' || transaction::text FROM pg_prepared_xacts WHERE database = current_database()
+"""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as the catalog has it; ``sql_type`` is its base type's name for a cast."""
+
+    name: str
+    type: PostgresType
+    sql_type: str
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table, view or foreign table; ``estimated_rows`` is the planner's guess, -1 for none."""
+
+    schema: str
+    name: str
+    columns: tuple[Column, ...]
+    estimated_rows: int
+
+    @property
+    def qualified(self) -> str:
+        """The quoted name."""
+        return qualified(self.schema, self.name)
+
+    def column(self, name: str) -> Column | None:
+        """The column of this name."""
+        return next((c for c in self.columns if c.name == name), None)
+
+
+class Session:
+    """One connection with pinned settings. Not for use by two threads at once.
+
+    Every method raises what ``explained`` makes of the driver's errors.
+    """
+
+    def __init__(self, connection: adbc.Connection) -> None:
+        self._connection = connection
+        self._reading: adbc.Cursor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection, cancelling what it still reads."""
+        if self._reading is not None:
+            self.cancel()
+            self._reading.close()
+        self._connection.close()
+
+    def query(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Runs a statement of few rows, and returns them."""
+        with explained(), self._connection.cursor() as cursor:
+            # By default every query becomes a COPY, which takes no parameters.
+            cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})
+            cursor.execute(statement, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def describe(self, schema: str, name: str) -> Relation:
+        """Reads a table's columns from the catalog.
+
+        Raises:
+            OperationError: There is no such table, or no right to look at it.
+        """
+        found = self.query(
+            "SELECT c.oid::bigint, c.reltuples::bigint,"
+            " has_schema_privilege(n.oid, 'USAGE')"
+            "  AND (has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid,"
+            " 'SELECT')) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = ANY ('{r,p,v,m,f}')",
+            schema,
+            name,
+        )
+        if not found:
+            raise OperationError(
+                f"there is no table {schema}.{name} at the source",
+                hint="names are case-sensitive; `schema` in pyops.yml says where it is",
+            )
+        oid, rows, readable = found[0]
+        if not readable:
+            raise OperationError(
+                f"the source's user may not read {schema}.{name}",
+                hint=f"GRANT USAGE ON SCHEMA {identifier(schema)} TO <user>;"
+                f" GRANT SELECT ON {qualified(schema, name)} TO <user>;",
+            )
+        columns = tuple(
+            Column(column, PostgresType(type_, modifier, element), sql_type)
+            for column, type_, modifier, element, sql_type in self.query(_COLUMNS, oid)
+        )
+        return Relation(schema, name, columns, rows)
+
+    def open_transactions(self) -> frozenset[str]:
+        """Every transaction of this database that is open now, prepared ones included.
+
+        ``v`` and a virtual transaction id, or ``p`` and a prepared transaction's id. Needs no
+        right beyond connecting (PostgreSQL manual, 53.13 pg_locks, 53.17 pg_prepared_xacts).
+        """
+        rows = [*self.query(_VIRTUAL_TRANSACTIONS), *self.query(_PREPARED_TRANSACTIONS)]
+        return frozenset(row[0] for row in rows)
+
+    def transaction_owners(self) -> dict[str, str]:
+        """Describes the open transactions, by the names of ``open_transactions``."""
+        virtual = self.query(
+            "SELECT DISTINCT 'v' || virtualxid, pid FROM pg_locks WHERE locktype = 'virtualxid'"
+            " AND granted AND mode = 'ExclusiveLock'"
+        )
+        prepared = self.query("SELECT 'p' || transaction::text, gid FROM pg_prepared_xacts")
+        return {name: f"process {pid}" for name, pid in virtual} | {
+            name: f"prepared transaction {gid!r}" for name, gid in prepared
+        }
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """A read-only transaction whose queries all see the database at one moment: its start."""
+        self.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        self.query("SELECT pg_current_snapshot()::text")
+        try:
+            yield
+        finally:
+            if self._reading is None:  # otherwise closing the connection ends it
+                self.query("ROLLBACK")
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Keeps a failure inside from spoiling the surrounding snapshot."""
+        self.query("SAVEPOINT pyops")
+        try:
+            yield
+        except Exception:
+            if self._reading is not None:
+                self.cancel()
+                self._reading.close()
+                self._reading = None
+            self.query("ROLLBACK TO SAVEPOINT pyops")
+            raise
+        self.query("RELEASE SAVEPOINT pyops")
+
+    def read(self, statement: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        """Runs a query of many rows.
+
+        Returns:
+            The schema and the batches, a few MB each. Numeric is text; timestamps are naive.
+        """
+        cursor = self._reading = self._connection.cursor()
+        with explained():
+            option = {"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)}
+            cursor.adbc_statement.set_options(**option)
+            cursor.execute(statement)
+            reader = cursor.fetch_record_batch()
+        schema = pa.schema([_plain(field) for field in reader.schema])
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            while True:
+                with explained():
+                    try:
+                        batch = reader.read_next_batch()
+                    except StopIteration:
+                        break
+                yield _relabelled(batch, schema)
+            reader.close()
+            cursor.close()
+            self._reading = None
+
+        return schema, batches()
+
+    def cancel(self) -> None:
+        """Stops what ``read`` is reading; may be called from another thread."""
+        if self._reading is not None:
+            self._reading.adbc_cancel()
+
+    def bind(self, **values: str) -> None:
+        """Binds values that a query reads with ``current_setting('pyops.<name>')``.
+
+        A COPY takes no parameters; so values are neither pasted into it nor seen in its text.
+        """
+        self.set({f"pyops.{name}": value for name, value in values.items()})
+
+    def set(self, settings: Mapping[str, str]) -> None:
+        """Changes settings of the session."""
+        if settings:
+            calls = ", ".join(
+                f"set_config(${2 * i + 1}, ${2 * i + 2}, false)" for i in range(len(settings))
+            )
+            self.query(f"SELECT {calls}", *(word for pair in settings.items() for word in pair))
+
+
+def connect(
+    dsn: str,
+    *,
+    attempts: int = 4,
+    sleep: Callable[[float], None] = time.sleep,
+    on_retry: Callable[[str], None] = lambda _: None,
+) -> Session:
+    """Connects and pins the session's settings; what is transient is tried again with backoff.
+
+    Args:
+        dsn: libpq's URI or keywords.
+        attempts: How often to try at most.
+        sleep: Waits for a number of seconds.
+        on_retry: Told why another attempt is made.
+
+    Raises:
+        TransientError: No server answers, or not yet.
+        OperationError: The server refuses; or it keeps text in no known encoding.
+    """
+
+    def tell(state: tenacity.RetryCallState) -> None:
+        on_retry(f"{state.outcome.exception() if state.outcome else ''}; trying again")
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(TransientError),
+        wait=tenacity.wait_exponential_jitter(initial=0.3, max=10, jitter=0.2),
+        stop=tenacity.stop_after_attempt(attempts),
+        before_sleep=tell,
+        sleep=sleep,
+        reraise=True,
+    )
+    session = retrying(_connect, dsn)
+    try:
+        session.set(_SESSION)
+        if session.query("SHOW server_encoding")[0][0] == "SQL_ASCII":
+            raise OperationError(
+                "the source's encoding is SQL_ASCII: nobody knows what its text means",
+                hint="convert the database to UTF8, or read it through one that is",
+            )
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _connect(dsn: str) -> Session:
+    try:
+        return Session(adbc.connect(dsn, autocommit=True))
+    except adbc_driver_manager.Error as error:
+        raise _connection_error(str(error), dsn) from None
+
+
+def _connection_error(message: str, dsn: str) -> PyopsError:
+    """What libpq says of a connection that failed, without the secrets it may repeat."""
+    said = next((s for s in message.splitlines() if "FATAL:" in s or "connection to" in s), "")
+    said = re.sub(r"^.*\[libpq\] Failed to connect: ", "", said)
+    for secret in _secrets(dsn):
+        said = said.replace(secret, "***")
+    what = f"cannot connect to the source: {said or 'libpq does not understand its DSN'}"
+    if "password" in said or "authentication" in said or "no pg_hba" in said:
+        return OperationError(what, hint="check user and password of `dsn` in pyops.yml")
+    if "does not exist" in said:
+        return OperationError(what, hint="check database and user of `dsn` in pyops.yml")
+    if not said or "translate host" in said:
+        return OperationError(what, hint="write `dsn` as postgresql://user:password@host:port/name")
+    return TransientError(what, hint="is the server running, and reachable from here?")
+
+
+def _secrets(dsn: str) -> list[str]:
+    keywords = re.findall(r"password\s*=\s*('(?:[^'\\]|\\.)*'|[^\s&]+)", dsn)
+    try:
+        password = urlsplit(dsn).password or ""
+    except ValueError:
+        password = ""
+    return [s for s in (dsn, password, unquote(password), *keywords) if s]
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turns the driver's errors into pyops's own, by SQLSTATE.
+
+    Raises:
+        TransientError: The connection broke, or the server asks to try again (classes 08, 40, 53,
+            55, 57; PostgreSQL manual, appendix A).
+        OperationError: Anything else.
+    """
+    try:
+        yield
+    except (adbc_driver_manager.Error, OSError) as error:
+        state = getattr(error, "sqlstate", None) or ""
+        said = str(error).partition("ERROR:")[2].strip().splitlines()
+        # Messages of data exceptions (class 22) quote the value.
+        what = said[0] if said and not state.startswith("22") else f"SQLSTATE {state or 'unknown'}"
+        if state == "42501":
+            raise OperationError(
+                f"the source refuses: {what}",
+                hint="GRANT SELECT on it to the source's user; where row level security hides"
+                " rows from that user, also ALTER ROLE ... BYPASSRLS",
+            ) from None
+        if state[:2] in {"08", "40", "53", "55", "57"} or not state:
+            if not said:
+                what = "the connection to it broke"
+            raise TransientError(
+                f"the source failed: {what}", hint="run the same command again"
+            ) from None
+        raise OperationError(
+            f"the source refuses: {what}", hint="the server's log has the statement"
+        ) from None
+
+
+def _plain(field: pa.Field) -> pa.Field:
+    """A field without what DuckDB would not read: opaque types and time zones."""
+    type_ = field.type
+    if isinstance(type_, pa.BaseExtensionType) and type_.extension_name != "arrow.uuid":
+        type_ = type_.storage_type
+    if pa.types.is_timestamp(type_):
+        type_ = pa.timestamp("us")  # PostgreSQL's are UTC already
+    return pa.field(field.name, type_)
+
+
+def _relabelled(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    arrays = []
+    for array, type_ in zip(batch.columns, schema.types, strict=True):
+        relabelled = array
+        if isinstance(array, pa.ExtensionArray) and array.type != type_:
+            relabelled = array.storage
+        arrays.append(relabelled if relabelled.type == type_ else relabelled.view(type_))
+    return pa.record_batch(arrays, schema=schema)

@@ -1,0 +1,288 @@
+"""The staging file: one DuckDB file for each load, where rows are typed before anybody sees them.
+
+It holds the tables ``rows`` (typed), ``dead_letters`` (rows with a value that has no faithful
+place) and ``run`` (whose it is). While the run lives, DuckDB's lock keeps other processes out of
+its file; so a file that can be opened belongs to a run that was killed.
+"""
+
+import fcntl
+import queue
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import duckdb
+import pyarrow as pa
+
+from pyops.errors import DataError
+from pyops.runs import Run
+from pyops.sql import columns as listed
+from pyops.sql import identifier, literal
+from pyops.types import Landing
+
+# Enough for the largest batch and DuckDB's row groups; more would only be kept, not used.
+_SETTINGS: dict[str, str | bool | int | float | list[str]] = {
+    "memory_limit": "160MB",
+    "preserve_insertion_order": False,
+}
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What arrived in a staging file: counts of rows, and bytes as Arrow has them."""
+
+    rows_read: int
+    bytes_read: int
+    rows_dead_lettered: int
+
+
+@dataclass
+class Stage:
+    """An open staging file; a context manager that deletes it at the end."""
+
+    path: Path
+    connection: duckdb.DuckDBPyConnection
+    columns: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, directory: Path, run: Run) -> Self:
+        """Makes the staging file of a run."""
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"{run.run_id}.duckdb"
+        with _locked(directory):
+            connection = duckdb.connect(path, config=_SETTINGS)
+        connection.execute("CREATE TABLE run AS SELECT ? AS run", [run.to_json()])
+        connection.execute("CHECKPOINT")
+        return cls(path, connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.connection.close()
+        _delete(self.path)
+
+    def fill(
+        self,
+        schema: pa.Schema,
+        batches: Iterator[pa.RecordBatch],
+        landings: Mapping[str, Landing],
+        *,
+        key: tuple[str, ...],
+        cancel: Callable[[], None] = lambda: None,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Staged:
+        """Types what arrives and sorts out the dead letters, reading and writing side by side.
+
+        Args:
+            schema: The Arrow schema of the batches.
+            batches: What arrives.
+            landings: How each column is landed, in the order of the target.
+            key: Columns that identify a row; a NULL in one makes the row a dead letter.
+            cancel: Stops the reading from another thread.
+            progress: Told the number of rows read so far, batch by batch.
+        """
+        self.columns = {name: landing.warehouse for name, landing in landings.items()}
+        prefetched = _Prefetched(batches, progress)
+        reader = pa.RecordBatchReader.from_batches(schema, prefetched)
+        self.connection.register("arrived", reader)
+        try:
+            self.connection.execute(f"CREATE TABLE rows AS {_typed(landings, key)} FROM arrived")
+        except BaseException:
+            cancel()
+            prefetched.stop()
+            if prefetched.failure is not None:
+                raise prefetched.failure from None
+            raise
+        finally:
+            self.connection.unregister("arrived")
+        self.connection.execute(
+            "CREATE TABLE dead_letters AS SELECT _fault ->> 'key' AS key,"
+            " _fault ->> 'column' AS column_name, _fault ->> 'value' AS value,"
+            " _fault ->> 'reason' AS reason, _fault ->> 'row' AS payload"
+            " FROM rows WHERE _fault IS NOT NULL"
+        )
+        dead = self._number("SELECT count(*) FROM dead_letters")
+        if dead:
+            self.connection.execute("DELETE FROM rows WHERE _fault IS NOT NULL")
+        return Staged(prefetched.rows, prefetched.bytes, dead)
+
+    def null_count(self, column: str) -> int:
+        """How many rows have NULL in a column."""
+        return self._number(f"SELECT count(*) FROM rows WHERE {identifier(column)} IS NULL")
+
+    def keep_newest(self, key: tuple[str, ...], newest_by: str | None, *, table: str) -> int:
+        """Leaves one row for each key: the one with the largest cursor.
+
+        Returns:
+            How many older rows of a key were left out.
+
+        Raises:
+            DataError: Two rows of a key with equal cursors, or no cursor to tell them apart.
+        """
+        keys = listed(key)
+        total, distinct = self._row(f"SELECT count(*), count(DISTINCT ({keys},)) FROM rows")
+        if total == distinct:
+            return 0
+        if newest_by is not None:
+            order = identifier(newest_by)
+            if self.columns[newest_by] == "VARCHAR":  # an unbounded numeric; texts become NULL
+                order = f"TRY_CAST({order} AS DECIMAL(38,12)) DESC NULLS LAST, {order}"
+            self.connection.execute(
+                "CREATE OR REPLACE TABLE rows AS SELECT * FROM rows QUALIFY"
+                f" rank() OVER (PARTITION BY {keys} ORDER BY {order} DESC NULLS LAST) = 1"
+            )
+        left = self._number("SELECT count(*) FROM rows")
+        if left > distinct:
+            names = ", ".join(key)
+            newest = f" and equal {newest_by}" if newest_by else ""
+            raise DataError(
+                f"{table}: {left - distinct} rows have the same primary key ({names}){newest} as"
+                " another row: which of them is the newest cannot be known",
+                hint="name the columns that do identify a row in `primary_key`",
+            )
+        return int(total - left)
+
+    def _row(self, statement: str) -> tuple[int, ...]:
+        row = self.connection.execute(statement).fetchone()
+        return row or (0,)
+
+    def _number(self, statement: str) -> int:
+        return int(self._row(statement)[0])
+
+
+def sweep(directory: Path) -> list[tuple[Path, Run | None]]:
+    """Finds the staging files of runs that were killed, and the run if it can be read.
+
+    The caller records those runs, then deletes the files with ``discard``.
+    """
+    if not directory.exists():
+        return []
+    dead: list[tuple[Path, Run | None]] = []
+    with _locked(directory):
+        for path in sorted(directory.glob("*.duckdb")):
+            try:
+                with duckdb.connect(path) as connection:
+                    row = connection.execute("SELECT run FROM run").fetchone()
+            except duckdb.Error as error:
+                if "Could not set lock" not in str(error):
+                    dead.append((path, None))  # killed while it was made
+            else:
+                dead.append((path, Run.from_json(row[0]) if row else None))
+    return dead
+
+
+def discard(directory: Path, files: list[Path]) -> None:
+    """Deletes staging files that ``sweep`` found."""
+    if files:
+        with _locked(directory):
+            for path in files:
+                _delete(path)
+
+
+def _delete(path: Path) -> None:
+    """Deletes a staging file; what hangs on it goes first, so that no orphan can be left."""
+    shutil.rmtree(path.with_name(path.name + ".tmp"), ignore_errors=True)
+    path.with_name(path.name + ".wal").unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keeps a sweep from opening the file another process is just making."""
+    with (directory / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _typed(landings: Mapping[str, Landing], key: tuple[str, ...]) -> str:
+    """The SELECT that types each column and describes the first fault of a row in ``_fault``."""
+    raw = {name: landing.text or _raw_text(name, landing) for name, landing in landings.items()}
+    row, key_ = _struct(raw), _struct({name: raw[name] for name in key})
+    faults = []
+    for name, landing in landings.items():
+        column = identifier(name)
+        conditions = []
+        if landing.fault:
+            conditions.append(
+                (f"{column} IS NOT NULL AND ({landing.convert}) IS NULL", landing.fault)
+            )
+        if name in key:
+            conditions.append((f"{column} IS NULL", "a primary key cannot be NULL"))
+        for condition, reason in conditions:
+            fault = (
+                f"{{'column': {literal(name)}, 'value': {raw[name]}, 'reason': {literal(reason)},"
+                f" 'key': {key_}, 'row': {row}}}"
+            )
+            faults.append(f"WHEN {condition} THEN to_json({fault})")
+    converted = [f"{landing.convert} AS {identifier(name)}" for name, landing in landings.items()]
+    fault = f"CASE {' '.join(faults)} END" if faults else "NULL"
+    return f"SELECT {', '.join(converted)}, ({fault})::JSON AS _fault"
+
+
+def _raw_text(name: str, landing: Landing) -> str:
+    column = identifier(name)
+    if landing.warehouse == "BLOB":
+        return rf"'\x' || lower(hex({column}))"
+    return f"{column}::VARCHAR"
+
+
+def _struct(values: Mapping[str, str]) -> str:
+    if not values:
+        return "NULL"
+    return "{" + ", ".join(f"{literal(name)}: {text}" for name, text in values.items()) + "}"
+
+
+class _Prefetched:
+    """Iterates over batches that a thread of its own reads ahead, two at most."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch], progress: Callable[[int], None]) -> None:
+        self.rows = 0
+        self.bytes = 0
+        self.failure: BaseException | None = None
+        self._progress = progress
+        self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(maxsize=2)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._read, args=(batches,), daemon=True)
+        self._thread.start()
+
+    def _read(self, batches: Iterator[pa.RecordBatch]) -> None:
+        try:
+            for batch in batches:
+                self._put(batch)
+                if self._stopped.is_set():
+                    return
+        except BaseException as error:
+            self.failure = error
+        self._put(None)
+
+    def _put(self, batch: pa.RecordBatch | None) -> None:
+        while not self._stopped.is_set():
+            with suppress(queue.Full):
+                self._queue.put(batch, timeout=0.1)
+                break
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        while (batch := self._queue.get()) is not None:
+            self.rows += batch.num_rows
+            self.bytes += batch.nbytes
+            self._progress(self.rows)
+            yield batch
+        self._thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+    def stop(self) -> None:
+        """Ends the thread; what it had read is forgotten."""
+        self._stopped.set()
+        self._thread.join(timeout=30)

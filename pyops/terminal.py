@@ -1,0 +1,181 @@
+"""What a person or a script sees: progress on stderr, results on stdout."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table as Grid
+
+from pyops.config import Table
+from pyops.errors import PyopsError
+from pyops.extract import Extraction
+from pyops.run import Summary
+from pyops.runs import Run
+from pyops.status import TableStatus
+
+
+class Terminal:
+    """A listener that shows bars on a terminal, and a line for each table anywhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} rows"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._bars: dict[Table, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def pause(self) -> None:
+        """Takes the bars away, for another program's output."""
+        self._progress.stop()
+
+    def note(self, message: str) -> None:
+        """Prints a line."""
+        self._console.print(message, markup=False)
+
+    def reading(self, table: Table, rows: int, estimated_rows: int) -> None:
+        """Moves a table's bar."""
+        if table not in self._bars:
+            total = max(estimated_rows, rows) if estimated_rows > 0 else None
+            self._bars[table] = self._progress.add_task(str(table), total=total)
+        self._progress.update(self._bars[table], completed=rows)
+
+    def finished(self, table: Table, run: Run, error: PyopsError | None) -> None:
+        """Prints what came of a table."""
+        if table in self._bars:
+            self._progress.remove_task(self._bars.pop(table))
+        if error is None:
+            self.note(f"{table!s:<24} {_counts(run)}")
+        else:
+            self._console.print(f"{table!s:<24} failed: {error}", markup=False, style="red")
+            if error.hint:
+                self.note(f"{'':<24}    fix: {error.hint}")
+
+
+def _counts(run: Run) -> str:
+    parts = [f"{run.rows_read:>9,} read", f"{run.rows_written:>9,} written"]
+    if run.rows_unchanged:
+        parts.append(f"{run.rows_unchanged:,} unchanged")
+    if run.null_cursors:
+        parts.append(f"{run.null_cursors:,} without a cursor")
+    if run.rows_dead_lettered:
+        parts.append(f"{run.rows_dead_lettered:,} DEAD LETTERS: see pyops.dead_letters")
+    return ", ".join(parts) + f"  {run.seconds:6.1f} s"
+
+
+def print_extractions(done: Sequence[Extraction], *, as_json: bool) -> None:
+    """Prints the result of an extraction."""
+    if as_json:
+        _print_json({"tables": [_extraction(item) for item in done]})
+        return
+    for item in done:
+        if item.query:
+            run = item.run
+            since = f" from {run.lower_bound} on" if run.lower_bound else ""
+            print(f"{item.table}: {run.mode}, would {run.write_pattern} into", end=" ")
+            print(f"{'.'.join(item.table.target)}{since}\n    {item.query}")
+    landed = [item.run for item in done if item.run.status == "succeeded"]
+    if landed:
+        print(
+            f"{len(landed)} of {len(done)} tables landed:"
+            f" {sum(run.rows_written for run in landed):,} rows written,"
+            f" {sum(run.rows_dead_lettered for run in landed):,} dead letters"
+        )
+
+
+def _extraction(item: Extraction) -> dict[str, Any]:
+    hint = {"hint": item.error.hint} if item.error else {}
+    query = {"query": item.query} if item.query else {}
+    return {"table": str(item.table), **asdict(item.run), **hint, **query}
+
+
+def print_summary(summary: Summary, *, as_json: bool) -> None:
+    """Prints the result of a whole run."""
+    if as_json:
+        _print_json(
+            {
+                "tables": [_extraction(item) for item in summary.extractions],
+                "dbt": summary.dbt,
+                "extract_seconds": summary.extract_seconds,
+                "dbt_seconds": summary.dbt_seconds,
+                "exit_code": summary.exit_code,
+            }
+        )
+        return
+    runs = [item.run for item in summary.extractions]
+    failed = sum(run.status != "succeeded" for run in runs)
+    print(
+        f"extract  {len(runs) - failed} tables landed, {failed} failed:"
+        f" {sum(run.rows_written for run in runs):,} rows written,"
+        f" {sum(run.rows_dead_lettered for run in runs):,} dead letters"
+        f"  {summary.extract_seconds:.1f} s"
+    )
+    if summary.dbt is None:
+        print("dbt      not run: marts stay as they were until every table lands")
+    else:
+        words = ", ".join(f"{count} {status}" for status, count in summary.dbt.items())
+        print(f"dbt      {words or 'nothing ran'}  {summary.dbt_seconds:.1f} s")
+
+
+def print_status(tables: Sequence[TableStatus], *, as_json: bool) -> None:
+    """Prints where each table stands."""
+    if as_json:
+        _print_json({"tables": [asdict(table) for table in tables]})
+        return
+    columns = ["table", "mode", "rows", "last run", "ended (UTC)", "watermark", "dead letters"]
+    grid = _grid(columns, right={"rows", "dead letters"})
+    for table in tables:
+        grid.add_row(
+            table.table,
+            table.mode,
+            "-" if table.rows is None else f"{table.rows:,}",
+            table.last_status or "never",
+            f"{table.last_finished_at:%Y-%m-%d %H:%M:%S}" if table.last_finished_at else "-",
+            table.watermark or "-",
+            f"{table.dead_letters:,}",
+        )
+    _console().print(grid)
+    for table in tables:
+        if table.last_error:
+            print(f"{table.table}: {table.last_error}")
+        if table.held_back_by:
+            holders = ", ".join(table.held_back_by)
+            print(f"{table.table}: its watermark waits for {holders}")
+
+
+def _grid(columns: Iterable[str], *, right: set[str]) -> Grid:
+    grid = Grid(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        grid.add_column(column, justify="right" if column in right else "left", no_wrap=True)
+    return grid
+
+
+def _console() -> Console:
+    # A pipe has no width: cut nothing there.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+def _print_json(value: Mapping[str, Any]) -> None:
+    print(json.dumps(value, default=str))

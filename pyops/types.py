@@ -1,0 +1,194 @@
+"""The one map from PostgreSQL types to warehouse types.
+
+For each column it says what the server is asked for, what DuckDB makes of it, and which values have
+no faithful place in the warehouse: those make their row a dead letter, never a NULL or a 0.
+
+Three facts about the wire shape it (each has a test): ADBC hands numeric over as its exact text; it
+wraps infinite and far dates and timestamps around the end of their integer (they are recognised by
+the very integers they wrap to); and for types without an Arrow form it returns bytes nobody can
+read, so the server's own text is asked for instead.
+"""
+
+from dataclasses import dataclass
+
+from pyops.sql import identifier, literal
+
+# The microseconds and days between PostgreSQL's epoch (2000-01-01) and the Unix epoch.
+_EPOCH_US = 946_684_800_000_000
+_EPOCH_DAYS = 10_957
+# A cycle of the Gregorian calendar, to write down timestamps of years DuckDB cannot hold.
+_CYCLE_YEARS, _CYCLE_US = 400, 146_097 * 86_400_000_000
+
+_NATIVE = {
+    "bool": "BOOLEAN",
+    "int2": "SMALLINT",
+    "int4": "INTEGER",
+    "int8": "BIGINT",
+    "float4": "FLOAT",
+    "float8": "DOUBLE",
+    "text": "VARCHAR",
+    "varchar": "VARCHAR",
+    "bpchar": "VARCHAR",
+    "name": "VARCHAR",
+    "json": "VARCHAR",
+    "jsonb": "VARCHAR",
+    "bytea": "BLOB",
+    "time": "TIME",
+    "uuid": "UUID",
+}
+_NUMBERS = {"int2", "int4", "int8", "oid", "float4", "float8", "numeric"}
+
+
+@dataclass(frozen=True)
+class PostgresType:
+    """A column's type as PostgreSQL's catalog has it, domains resolved to their base type.
+
+    Attributes:
+        name: ``pg_type.typname``; empty for a type from outside ``pg_catalog``.
+        modifier: ``atttypmod``, -1 for none.
+        element: For an array whose elements a comma separates, its element type's name (empty
+            for one from outside ``pg_catalog``); None for anything else.
+    """
+
+    name: str
+    modifier: int = -1
+    element: str | None = None
+
+
+@dataclass(frozen=True)
+class Landing:
+    """How the values of one column reach the warehouse.
+
+    Attributes:
+        warehouse: The DuckDB type they get.
+        select: The PostgreSQL expression that asks for them.
+        convert: The DuckDB expression that types what arrived; NULL where it cannot.
+        fault: Why a value may have no place in the warehouse; empty if every value has one.
+        text: The DuckDB expression that writes what arrived as text, for a dead letter.
+    """
+
+    warehouse: str
+    select: str
+    convert: str
+    fault: str = ""
+    text: str = ""
+
+
+def landing(column: str, type_: PostgresType) -> Landing:
+    """Says how a column of a PostgreSQL type is landed."""
+    name = identifier(column)
+    if type_.element is not None:
+        converted = array_to_json(name, type_.element)
+        return Landing("JSON", as_text(name), converted, "it is no array of JSON values", name)
+    if type_.name == "numeric":
+        return _numeric(name, type_.modifier)
+    if type_.name == "money":
+        return _decimal(name, f"{name}::numeric", 19, 2)
+    if type_.name == "oid":
+        return Landing("BIGINT", f"{name}::bigint", name)
+    if type_.name in {"timestamp", "timestamptz"}:
+        return _timestamp(name)
+    if type_.name == "date":
+        return _date(name)
+    if type_.name in _NATIVE:
+        return Landing(_NATIVE[type_.name], name, name)
+    return Landing("VARCHAR", as_text(name), name)
+
+
+def as_text(expression: str) -> str:
+    """The PostgreSQL expression for a value's text as its output function writes it.
+
+    A cast to text is not that: inet gains its netmask and char(n) loses its padding. IS DISTINCT
+    FROM, because a composite value with an empty field is not IS NOT NULL.
+    """
+    return f"CASE WHEN {expression} IS DISTINCT FROM NULL THEN concat({expression}) END"
+
+
+def masked(column: str, salt_setting: str) -> Landing:
+    """Says how a masked column is landed: its text, salted and hashed by the server's query.
+
+    The salt is a setting of the session, so it stands in no statement that the server may log.
+    """
+    text = as_text(identifier(column))
+    salted = f"current_setting({literal(salt_setting)}) || {text}"
+    hashed = f"encode(sha256(convert_to({salted}, 'UTF8')), 'hex')"
+    return Landing("VARCHAR", hashed, identifier(column))
+
+
+def _numeric(name: str, modifier: int) -> Landing:
+    if modifier == -1:
+        return Landing("VARCHAR", name, name)
+    # The modifier packs precision and an 11-bit signed scale (numeric.c, make_numeric_typmod).
+    precision = ((modifier - 4) >> 16) & 0xFFFF
+    scale = (((modifier - 4) & 0x7FF) ^ 1024) - 1024
+    if scale < 0:
+        precision, scale = precision - scale, 0
+    if precision > 38 or scale > precision:
+        return Landing("VARCHAR", name, name)
+    return _decimal(name, name, precision, scale)
+
+
+def _decimal(name: str, select: str, precision: int, scale: int) -> Landing:
+    decimal = f"DECIMAL({precision},{scale})"
+    fault = f"{decimal} holds no NaN, no Infinity and no more than {precision} digits"
+    return Landing(decimal, select, f"TRY_CAST({name} AS {decimal})", fault, name)
+
+
+def _timestamp(name: str) -> Landing:
+    minus_infinity = -(2**63) + _EPOCH_US
+    infinity = minus_infinity - 1
+    # 2**63 - 1 is a moment of the year 294247 to PostgreSQL, and DuckDB's own infinity.
+    convert = (
+        f"CASE WHEN {name} >= TIMESTAMP '0001-01-01' AND {name} < TIMESTAMP 'infinity' THEN {name}"
+        f" WHEN {name} = make_timestamp({infinity}) THEN TIMESTAMP 'infinity'"
+        f" WHEN {name} = make_timestamp({minus_infinity}) THEN TIMESTAMP '-infinity' END"
+    )
+    cycle = f"make_timestamp((epoch_us({name})::HUGEINT + {2**64 - _CYCLE_US})::BIGINT)"
+    far = f"(year({cycle}) + {_CYCLE_YEARS})::VARCHAR || strftime({cycle}, '-%m-%d %H:%M:%S.%f')"
+    text = (
+        f"CASE WHEN {name} = TIMESTAMP 'infinity' THEN '294247-01-10 04:00:54.775807'"
+        f" WHEN {name} < make_timestamp({infinity}) THEN {far} ELSE {name}::VARCHAR END"
+    )
+    fault = "TIMESTAMP is kept from 0001-01-01 to 294247-01-10 04:00:54.775806"
+    return Landing("TIMESTAMP", name, convert, fault, text)
+
+
+def _date(name: str) -> Landing:
+    minus_infinity = -(2**31) + _EPOCH_DAYS
+    day = "(DATE '1970-01-01' + ({}))"
+    convert = (
+        f"CASE WHEN {name} >= DATE '0001-01-01' THEN {name}"
+        f" WHEN {name} = {day.format(minus_infinity - 1)} THEN DATE 'infinity'"
+        f" WHEN {name} = {day.format(minus_infinity)} THEN DATE '-infinity' END"
+    )
+    return Landing(
+        "DATE", name, convert, "DATE is kept from 0001-01-01 onwards", f"{name}::VARCHAR"
+    )
+
+
+def array_to_json(text: str, element: str) -> str:
+    """The DuckDB expression that turns PostgreSQL's text of an array into JSON.
+
+    Numbers stay the digits they are, booleans become JSON's, anything else (NaN and the infinities
+    too) a string. Lower bounds other than 1 have no place in JSON and are dropped. The grammar is
+    in the PostgreSQL manual, 8.15.6: an element is quoted wherever it could be misread, a backslash
+    escapes the character behind it, and a bare NULL is null.
+    """
+    tokens = (
+        rf"""regexp_extract_all(regexp_replace({text}, '^[^{{]*', ''),"""
+        r""" '"(?:[^"\\]|\\(?s:.))*"|[{},]|[^{},"]+')"""
+    )
+    unescaped = r"""regexp_replace(token[2:-2], '\\((?s:.))', '\1', 'g')"""
+    if element in _NUMBERS:
+        bare = "CASE WHEN regexp_matches(token, '[a-zA-Z]{3}') THEN to_json(token) ELSE token END"
+    elif element == "bool":
+        bare = "CASE token WHEN 't' THEN 'true' ELSE 'false' END"
+    else:
+        bare = "to_json(token)"
+    return (
+        f"TRY_CAST(array_to_string(list_transform({tokens}, lambda token: CASE"
+        " WHEN token = '{' THEN '[' WHEN token = '}' THEN ']' WHEN token = ',' THEN ','"
+        " WHEN token = 'NULL' THEN 'null'"
+        f""" WHEN token[1] = '"' THEN to_json({unescaped})::VARCHAR"""
+        f" ELSE ({bare})::VARCHAR END), '') AS JSON)"
+    )

@@ -1,0 +1,261 @@
+"""The warehouse: a DuckDB file that is opened only to look something up or to publish.
+
+DuckDB's file takes one process at a time, so whoever finds it held waits. Beside the tables it
+holds pyops's bookkeeping, in the schema ``pyops``.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import tenacity
+
+from pyops.config import Table
+from pyops.errors import OperationError, TransientError
+from pyops.runs import Run
+from pyops.sql import identifier, literal, qualified
+from pyops.watermark import Watermark
+
+BOOKKEEPING = """
+CREATE SCHEMA IF NOT EXISTS {catalog}.pyops;
+CREATE TABLE IF NOT EXISTS {catalog}.pyops.runs (
+    run_id VARCHAR NOT NULL, source VARCHAR, table_name VARCHAR, mode VARCHAR,
+    write_pattern VARCHAR, status VARCHAR NOT NULL, started_at TIMESTAMP, finished_at TIMESTAMP,
+    seconds DOUBLE, locked_seconds DOUBLE, rows_read BIGINT, rows_written BIGINT,
+    rows_deleted BIGINT, rows_unchanged BIGINT, rows_dead_lettered BIGINT, null_cursors BIGINT,
+    bytes_read BIGINT, lower_bound VARCHAR, upper_bound VARCHAR, load_id BIGINT, error VARCHAR,
+    host VARCHAR, pid BIGINT
+);
+CREATE TABLE IF NOT EXISTS {catalog}.pyops.loads (
+    load_id BIGINT NOT NULL, run_id VARCHAR NOT NULL, source VARCHAR NOT NULL,
+    table_name VARCHAR NOT NULL, target VARCHAR NOT NULL, write_pattern VARCHAR NOT NULL,
+    rows_written BIGINT NOT NULL, rows_deleted BIGINT NOT NULL, loaded_at TIMESTAMP NOT NULL
+);
+CREATE TABLE IF NOT EXISTS {catalog}.pyops.watermarks (
+    source VARCHAR NOT NULL, table_name VARCHAR NOT NULL, cursor_column VARCHAR NOT NULL,
+    bound VARCHAR, candidate VARCHAR, waiting_for VARCHAR[] NOT NULL, load_id BIGINT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS {catalog}.pyops.dead_letters (
+    run_id VARCHAR NOT NULL, load_id BIGINT NOT NULL, source VARCHAR NOT NULL,
+    table_name VARCHAR NOT NULL, key VARCHAR, column_name VARCHAR, value VARCHAR,
+    reason VARCHAR NOT NULL, payload VARCHAR NOT NULL, recorded_at TIMESTAMP NOT NULL
+);
+CREATE TABLE IF NOT EXISTS {catalog}.pyops.schema_changes (
+    load_id BIGINT NOT NULL, source VARCHAR NOT NULL, table_name VARCHAR NOT NULL,
+    kind VARCHAR NOT NULL, column_name VARCHAR NOT NULL, old_type VARCHAR NOT NULL,
+    new_type VARCHAR NOT NULL, detected_at TIMESTAMP NOT NULL
+)
+"""
+
+
+def utc_now() -> datetime:
+    """The clock of this machine as the warehouse keeps times: UTC, without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+@dataclass(frozen=True)
+class TableState:
+    """What the warehouse knows of a table.
+
+    Attributes:
+        columns: Type by name of what is in the target, without pyops's own; empty if there is none.
+        last_load: The number of its last load, 0 for none.
+        cursor: The column its watermark speaks of.
+        watermark: Up to where it has been read.
+        has_rows: Whether there is anything in the target.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    last_load: int = 0
+    cursor: str | None = None
+    watermark: Watermark = field(default_factory=Watermark)
+    has_rows: bool = False
+
+
+class Warehouse:
+    """A DuckDB file that several processes take turns with.
+
+    Args:
+        path: The file; it need not exist yet.
+        lock_timeout: How long to wait for whoever holds it, in seconds.
+        sleep: Waits for a number of seconds.
+        on_wait: Told, once a wait, who holds the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lock_timeout: float = 60,
+        sleep: Callable[[float], None] = time.sleep,
+        on_wait: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.path = path
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(TransientError),
+            wait=tenacity.wait_exponential_jitter(initial=0.02, max=1, jitter=0.05),
+            stop=tenacity.stop_after_delay(lock_timeout),
+            before_sleep=lambda state: (
+                on_wait(str(state.outcome and state.outcome.exception()))
+                if state.attempt_number == 5
+                else None
+            ),
+            sleep=sleep,
+            reraise=True,
+        )
+
+    @contextmanager
+    def opened(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Opens the file by itself, waiting for whoever holds it.
+
+        Raises:
+            TransientError: It was held all the time; the message says by which process.
+            OperationError: It cannot be opened.
+        """
+        with explained(self.path):
+            connection = self._retrying(_attempt, self.path, lambda: _open(self.path, read_only))
+        try:
+            with explained(self.path):
+                yield connection
+        finally:
+            connection.close()
+
+    @contextmanager
+    def attached(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Attaches the file to a staging file's connection, as ``warehouse``.
+
+        Raises:
+            TransientError: It was held all the time; the message says by which process.
+            OperationError: It cannot be opened.
+        """
+        statement = f"ATTACH {literal(str(self.path))} AS warehouse"
+        with explained(self.path):
+            self._retrying(_attempt, self.path, lambda: connection.execute(statement))
+            try:
+                yield
+            finally:
+                connection.execute("DETACH warehouse")
+
+    def states(self, tables: Sequence[Table]) -> dict[Table, TableState]:
+        """Looks up what is known of tables; a warehouse that is not there knows nothing."""
+        if not self.path.exists():
+            return {table: TableState() for table in tables}
+        with self.opened(read_only=True) as connection:
+            return {table: table_state(connection, _catalog(connection), table) for table in tables}
+
+    def record(self, runs: Sequence[Run]) -> None:
+        """Adds runs to the history, but those that are in it."""
+        if not runs:
+            return
+        with self.opened() as connection:
+            connection.execute(BOOKKEEPING.format(catalog=_catalog(connection)))
+            for run in runs:
+                insert_run(connection, _catalog(connection), run)
+
+
+def insert_run(connection: duckdb.DuckDBPyConnection, catalog: str, run: Run) -> None:
+    """Adds a run to the history, unless it is in it."""
+    values = list(vars(run).values())
+    connection.execute(
+        f"INSERT INTO {catalog}.pyops.runs SELECT {', '.join('?' * len(values))}"
+        f" WHERE NOT EXISTS (SELECT 1 FROM {catalog}.pyops.runs WHERE run_id = ?)",
+        [*values, run.run_id],
+    )
+
+
+def table_state(connection: duckdb.DuckDBPyConnection, catalog: str, table: Table) -> TableState:
+    """Looks up what is known of a table in an open warehouse."""
+
+    def rows(statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        return connection.execute(statement, list(parameters)).fetchall()
+
+    own = ("_load_id", "_loaded_at")
+    columns = {
+        name: type_
+        for name, type_ in rows(
+            "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = ?"
+            " AND lower(schema_name) = lower(?) AND lower(table_name) = lower(?)"
+            " ORDER BY column_index",
+            catalog.strip('"'),
+            *table.target,
+        )
+        if name not in own
+    }
+    target = f"{catalog}.{qualified(*table.target)}"
+    has_rows = bool(columns and rows(f"SELECT 1 FROM {target} LIMIT 1"))
+    if not bookkeeping_exists(connection, catalog):
+        return TableState(columns, has_rows=has_rows)
+    who = (table.source, table.name)
+    marks = rows(
+        "SELECT cursor_column, bound, candidate, waiting_for"
+        f" FROM {catalog}.pyops.watermarks WHERE source = ? AND table_name = ?",
+        *who,
+    )
+    last = rows(
+        f"SELECT coalesce(max(load_id), 0) FROM {catalog}.pyops.loads"
+        " WHERE source = ? AND table_name = ?",
+        *who,
+    )[0][0]
+    if not marks or not columns:  # what a dropped table had read is to be read again
+        return TableState(columns, last, has_rows=has_rows)
+    cursor, bound, candidate, waiting = marks[0]
+    mark = Watermark(bound, candidate, frozenset(waiting))
+    return TableState(columns, last, cursor, mark, has_rows)
+
+
+def bookkeeping_exists(connection: duckdb.DuckDBPyConnection, catalog: str | None = None) -> bool:
+    """Whether pyops has ever written to an open warehouse."""
+    statement = "SELECT 1 FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'pyops'"
+    name = (catalog or _catalog(connection)).strip('"')
+    return connection.execute(statement, [name]).fetchone() is not None
+
+
+def _catalog(connection: duckdb.DuckDBPyConnection) -> str:
+    row = connection.execute("SELECT current_database()").fetchone()
+    return identifier(str(row[0]) if row else "")
+
+
+def _open(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
+    if not read_only:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return duckdb.connect(path, read_only=read_only)
+
+
+def _attempt(path: Path, action: Callable[[], Any]) -> Any:
+    try:
+        return action()
+    except duckdb.IOException as error:
+        if "Could not set lock" not in str(error):
+            raise
+        held = re.search(r"held in (.+?) \(PID (\d+)\)", str(error))
+        holder = f"process {held[2]} ({held[1]})" if held else "another process"
+        raise TransientError(
+            f"the warehouse {path} is held by {holder}",
+            hint="DuckDB takes one process at a time: close that one, or wait for it to end",
+        ) from None
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns DuckDB's input and output errors into pyops's own.
+
+    Raises:
+        OperationError: The file cannot be read or written, or there is no room.
+    """
+    try:
+        yield
+    except (duckdb.IOException, duckdb.OutOfMemoryException, OSError) as error:
+        said = str(error).splitlines()[0]
+        full = "No space left" in said or "out of disk" in said.lower()
+        raise OperationError(
+            f"{path}: {'the disk is full' if full else said}",
+            hint="make room, then run the same command again: nothing was published"
+            if full
+            else "check the path, its rights, and that it is a DuckDB file",
+        ) from error
