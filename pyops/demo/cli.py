@@ -42,9 +42,8 @@ def up(project_dir: ProjectDir = Path()) -> None:
     data = shop.find_data(project_dir)
     server = server_of(project_dir)
     with _progress() as say, _alone(project_dir):
-        if not server.is_running():
-            say("Starting PostgreSQL ...")
-            server.start()
+        say("Starting PostgreSQL, unless it runs ...")
+        server.start()
         say("Loading the shop, unless it is there ...")
         shop.create_database(server.dsn(), DATABASE)
         loaded = shop.load(server.dsn(DATABASE), data)

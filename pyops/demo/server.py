@@ -99,7 +99,9 @@ class Server:
             OperationError: initdb or the server failed; the message ends with its own words.
         """
         settings = _SETTINGS | dict(settings or {})
+        deadline = time.monotonic() + _START_SECONDS
         if self.is_running():
+            self._await_recovery(deadline)
             return
         try:
             self._prepare(sync=settings.get("fsync") != "off")
@@ -107,7 +109,7 @@ class Server:
             self._forget_strangers()
         except PermissionError as error:
             raise _someone_elses(self.data_directory) from error
-        log, deadline = self._data / "log", time.monotonic() + _START_SECONDS
+        log = self._data / "log"
         while True:
             seen = log.stat().st_size if log.exists() else 0
             if self._pg_ctl("start", "--log", str(log), "--timeout", str(_START_SECONDS)) == 0:
@@ -233,6 +235,12 @@ class Server:
                 command = Path("/proc") / path.read_text().split("\n", 1)[0].strip() / "cmdline"
                 if command.exists() and Path(command.read_text().split("\0")[0]).name != "postgres":
                     path.unlink()
+
+    def _await_recovery(self, deadline: float) -> None:
+        """Waits while the server answers but lets nobody in yet."""
+        ask = ["--quiet", "--host", str(self._socket_folder())]
+        while self._run("pg_isready", ask).returncode == 1 and time.monotonic() < deadline:
+            time.sleep(0.1)
 
     def _pg_ctl(self, action: str, *arguments: str) -> int:
         options = [action, "--silent", "--wait", "--pgdata", str(self._data), *arguments]

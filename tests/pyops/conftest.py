@@ -19,8 +19,9 @@ from pyops.demo.server import Server
 Sql = Callable[..., list[tuple[Any, ...]]]
 Connect = Callable[[], adbc.Connection]
 
-# What a test server loses when the machine loses power does not matter.
-UNSAFE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+# What a test server loses when the machine loses power does not matter. Commits stay synchronous:
+# a change that was committed but not flushed yet is not in the stream, and tests wait for none.
+UNSAFE = {"fsync": "off", "full_page_writes": "off"}
 
 _numbers = itertools.count(1)
 
@@ -120,3 +121,37 @@ def connect(dsn: str) -> Iterator[Connect]:
     yield open_connection
     for connection in opened:
         connection.close()
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A project in a temporary folder whose only source, `src`, is the test's database."""
+
+    directory: Path
+    dsn: str
+
+    def configure(self, tables: dict[str, dict[str, Any]], **source: Any) -> Project:
+        """Writes pyops.yml for some tables and reads it."""
+        settings = {"type": "postgres", "dsn": self.dsn, "tables": tables, **source}
+        document = {"warehouse": {"lock_timeout": "1s"}, "sources": {"src": settings}}
+        (self.directory / "pyops.yml").write_text(yaml.safe_dump(document), "utf-8")
+        return load(self.directory)
+
+    def extract(self, tables: dict[str, dict[str, Any]], **options: Any) -> list[Run]:
+        """Configures tables, extracts them, and returns their runs; an error is raised."""
+        done = extract(self.configure(tables), **options)
+        for item in done:
+            if item.error is not None:
+                raise item.error
+        return [item.run for item in done]
+
+    def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Asks the warehouse."""
+        with duckdb.connect(self.directory / "warehouse.duckdb", read_only=True) as connection:
+            return connection.execute(query, list(parameters)).fetchall()
+
+
+@pytest.fixture
+def lab(tmp_path: Path, dsn: str) -> Lab:
+    """A project of the test's own on the test's own database."""
+    return Lab(tmp_path, dsn)
