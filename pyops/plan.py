@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from typing import Self
 
 from pyops.config import RESERVED_COLUMNS, Table, Write
 from pyops.errors import OperationError, UsageError
@@ -29,6 +30,11 @@ class Days:
 
     first: date
     last: date
+
+    @classmethod
+    def of(cls, first: str, last: str) -> Self:
+        """The days from one ISO date to another."""
+        return cls(date.fromisoformat(first), date.fromisoformat(last))
 
     @property
     def end(self) -> date:

@@ -99,7 +99,7 @@ class Warehouse:
         self.path = path
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TransientError),
-            wait=tenacity.wait_exponential_jitter(initial=0.02, max=1, jitter=0.05),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.02, max=1, jitter=0.05),
             stop=tenacity.stop_after_delay(lock_timeout),
             before_sleep=lambda state: (
                 on_wait(str(state.outcome and state.outcome.exception()))

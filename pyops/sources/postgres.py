@@ -292,7 +292,7 @@ def connect(
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(TransientError),
-        wait=tenacity.wait_exponential_jitter(initial=0.3, max=10, jitter=0.2),
+        wait=tenacity.wait_exponential_jitter(multiplier=0.3, max=10, jitter=0.2),
         stop=tenacity.stop_after_attempt(attempts),
         before_sleep=tell,
         sleep=sleep,

@@ -7,14 +7,20 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import adbc_driver_postgresql.dbapi as adbc
+import duckdb
 import pytest
+import yaml
 
+from pyops.config import Project, load
 from pyops.demo import shop
 from pyops.demo.server import Server
+from pyops.extract import Silent, extract
+from pyops.runs import Run
 
 Sql = Callable[..., list[tuple[Any, ...]]]
 Connect = Callable[[], adbc.Connection]
@@ -127,6 +133,8 @@ def connect(dsn: str) -> Iterator[Connect]:
 class Lab:
     """A project in a temporary folder whose only source, `src`, is the test's database."""
 
+    Listener = Silent
+
     directory: Path
     dsn: str
 
@@ -149,6 +157,11 @@ class Lab:
         """Asks the warehouse."""
         with duckdb.connect(self.directory / "warehouse.duckdb", read_only=True) as connection:
             return connection.execute(query, list(parameters)).fetchall()
+
+    def write(self, statement: str) -> None:
+        """Changes the warehouse behind pyops's back."""
+        with duckdb.connect(self.directory / "warehouse.duckdb") as connection:
+            connection.execute(statement)
 
 
 @pytest.fixture
