@@ -1,0 +1,24 @@
+with source as (
+
+    select * from {{ source('shop', 'users') }}
+
+),
+
+renamed as (
+
+    select
+        id as user_id,
+
+        email as email_hash,
+        country,
+
+        created_at,
+        updated_at,
+
+        _load_id,
+        _loaded_at
+    from source
+
+)
+
+select * from renamed
