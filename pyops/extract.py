@@ -23,7 +23,7 @@ from pyops.stage import Stage
 from pyops.warehouse import TableState, Warehouse, utc_now
 from pyops.watermark import Watermark, advance, still_open
 
-_SETTLING_SECONDS = 1.0  # how long to wait for short transactions, so that the watermark can move
+_SETTLING_SECONDS = 0.25  # how long to wait for short transactions, so that the watermark can move
 
 
 class Listener(Protocol):

@@ -356,25 +356,31 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (adbc_driver_manager.Error, OSError) as error:
-        state = getattr(error, "sqlstate", None) or ""
-        said = str(error).partition("ERROR:")[2].strip().splitlines()
-        # Messages of data exceptions (class 22) quote the value.
-        what = said[0] if said and not state.startswith("22") else f"SQLSTATE {state or 'unknown'}"
-        if state == "42501":
-            raise OperationError(
-                f"the source refuses: {what}",
-                hint="GRANT SELECT on it to the source's user; where row level security hides"
-                " rows from that user, also ALTER ROLE ... BYPASSRLS",
-            ) from None
-        if state[:2] in {"08", "40", "53", "55", "57"} or not state:
-            if not said:
-                what = "the connection to it broke"
-            raise TransientError(
-                f"the source failed: {what}", hint="run the same command again"
-            ) from None
-        raise OperationError(
-            f"the source refuses: {what}", hint="the server's log has the statement"
-        ) from None
+        raise _source_error(getattr(error, "sqlstate", None) or "", str(error)) from None
+
+
+def _source_error(state: str, message: str) -> OperationError:
+    said = message.partition("ERROR:")[2].strip().partition("\n")[0]
+    if not said:
+        return TransientError(
+            "the connection to the source broke", hint="run the same command again"
+        )
+    # Only these classes speak of names alone; any other message may quote a value. Errors that
+    # come while rows are read have lost their SQLSTATE.
+    if state[:2] not in {"42", "08", "40", "53", "55", "57", "3D", "28"}:
+        said = re.sub(r'"[^"]*"|\([^)]*\)', "...", said)
+    if state == "42501":
+        return OperationError(
+            f"the source refuses: {said}",
+            hint="GRANT SELECT on it to the source's user; where row level security hides rows from"
+            " that user, also ALTER ROLE ... BYPASSRLS",
+        )
+    passing = re.search("canceling statement|could not serialize|deadlock", said)
+    if state[:2] in {"08", "40", "53", "55", "57"} or (not state and passing):
+        return TransientError(f"the source failed: {said}", hint="run the same command again")
+    return OperationError(
+        f"the source failed: {said}", hint="the server's log has the statement and the values"
+    )
 
 
 def _plain(field: pa.Field) -> pa.Field:

@@ -19,7 +19,7 @@ import yaml
 from pyops.config import Project, load
 from pyops.demo import shop
 from pyops.demo.server import Server
-from pyops.extract import Silent, extract
+from pyops.extract import extract
 from pyops.runs import Run
 
 Sql = Callable[..., list[tuple[Any, ...]]]
@@ -132,8 +132,6 @@ def connect(dsn: str) -> Iterator[Connect]:
 @dataclass(frozen=True)
 class Lab:
     """A project in a temporary folder whose only source, `src`, is the test's database."""
-
-    Listener = Silent
 
     directory: Path
     dsn: str

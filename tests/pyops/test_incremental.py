@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import adbc_driver_postgresql.dbapi as adbc
 import pytest
 
+from pyops import Days
 from pyops.errors import DataError, PyopsError, UsageError
+from pyops.extract import Silent
 from tests.pyops.conftest import Connect, Lab, Sql, execute
 
 MERGE: dict[str, Any] = {"mode": "incremental", "cursor": "at", "primary_key": ["id"]}
@@ -131,18 +134,21 @@ def test_long_transactions_that_follow_each_other_do_not_stop_the_watermark_for_
 ) -> None:
     """Behaviour 1: the oldest candidate waits for its own transactions only."""
     sql("CREATE TABLE t (id bigint PRIMARY KEY, at bigint)")
-    before = connect()
-    before.cursor().execute("SELECT 1")
-    for number in range(1, 4):
+
+    def begin() -> adbc.Connection:
+        connection = connect()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        return connection
+
+    before = begin()
+    for number in range(1, 5):
         sql(f"INSERT INTO t VALUES ({number}, {number})")
         lab.extract({"t": MERGE})
-        after = connect()
-        with after.cursor() as cursor:
-            cursor.execute("SELECT 1")
-            before.commit()
+        after = begin()
+        before.commit()
         before = after
-    lab.extract({"t": MERGE})
-    assert bound(lab) == "3" or bound(lab) == "2"
+    assert lab.rows("SELECT bound, candidate FROM pyops.watermarks") == [("3", "4")]
 
 
 def test_million_rows_of_one_moment_load_exactly_once(lab: Lab, sql: Sql) -> None:
@@ -248,8 +254,6 @@ def test_lookback_of_a_number_and_of_a_date(lab: Lab, sql: Sql) -> None:
 
 def test_days_read_again_leave_the_watermark_alone(lab: Lab, sql: Sql) -> None:
     """Behaviour 8."""
-    from pyops import Days
-
     sql("CREATE TABLE t (id bigint PRIMARY KEY, at timestamptz, note text)")
     sql("INSERT INTO t VALUES (1, '2020-01-01 23:59:59.999999', 'a'), (2, '2020-01-02', 'a')")
     sql("INSERT INTO t VALUES (3, '2020-01-03', 'a')")
@@ -343,7 +347,7 @@ def test_tables_of_a_source_are_read_in_one_snapshot(lab: Lab, sql: Sql) -> None
     sql("INSERT INTO parents VALUES (1)")
     sql("INSERT INTO children VALUES (1, 1)")
 
-    class Meddler(lab.Listener):
+    class Meddler(Silent):
         def finished(self, *_: object) -> None:
             execute(lab.dsn, "INSERT INTO parents VALUES (2) ON CONFLICT DO NOTHING")
             execute(lab.dsn, "INSERT INTO children VALUES (2, 2) ON CONFLICT DO NOTHING")
@@ -356,7 +360,7 @@ def test_failing_table_leaves_the_others_alone(lab: Lab, sql: Sql) -> None:
     sql("CREATE TABLE good (id bigint PRIMARY KEY, at bigint)")
     sql("CREATE VIEW bad AS SELECT 1 / (id - 1) AS id, at FROM good")
     sql("INSERT INTO good VALUES (1, 1)")
-    with pytest.raises(PyopsError, match="SQLSTATE 22012"):
+    with pytest.raises(PyopsError, match="division by zero"):
         lab.extract({"bad": {"mode": "full"}, "good": MERGE})
     assert lab.rows("SELECT id FROM raw.good") == [(1,)]
     assert lab.rows("SELECT table_name, status FROM pyops.runs ORDER BY 1") == [
