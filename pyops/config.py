@@ -100,10 +100,7 @@ class TableConfig(_Section):
             yield f"cursor, lookback and on_null_cursor mean nothing to mode {self.mode}"
         if (self.mode == "partition") != (self.partition_by is not None):
             yield "mode partition and partition_by go together: the column whose days are replaced"
-        by_key = self.write_pattern == "merge" or (
-            self.write_pattern == "delete_insert" and self.mode == "incremental"
-        )
-        if by_key and not self.primary_key:
+        if self.replaces_by_key and not self.primary_key:
             yield (
                 f"{self.write_pattern} needs a primary_key: without one it could only append,"
                 " and a row read twice would be there twice"
@@ -126,6 +123,13 @@ class TableConfig(_Section):
     def write_pattern(self) -> Write:
         """The write pattern, chosen or following the mode."""
         return self.write or WRITES[self.mode][0]
+
+    @property
+    def replaces_by_key(self) -> bool:
+        """Whether a load replaces the rows that have its keys, rather than days or everything."""
+        return self.write_pattern == "merge" or (
+            self.write_pattern == "delete_insert" and self.mode == "incremental"
+        )
 
 
 class PostgresSource(_Section):

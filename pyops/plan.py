@@ -154,7 +154,7 @@ class Plan:
     def load(self, mark: Watermark | None) -> Load:
         """What is to be published, given the watermark after the run."""
         config = self.table.config
-        by_key = config.mode == "incremental"
+        by_key = config.replaces_by_key
         range_ = None
         if self.days is not None and not by_key:
             range_ = (_days_column(self.table), str(self.days.first), str(self.days.end))

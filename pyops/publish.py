@@ -164,20 +164,29 @@ class _Publication:
         return changes
 
     def _leave_out_unchanged(self, state: TableState) -> int:
-        """Makes the table ``changed``: staged rows that are not in the target just like that."""
+        """Makes the table ``changed``: staged rows that are not in the target just like that.
+
+        Columns that are only in the target, dropped at the source, keep what they last had.
+        """
+        here = {name.lower() for name in self.stage.columns}
         there = {name.lower() for name in state.columns}
-        key = self.load.key
-        compared = [name for name in self.stage.columns if name not in key]
-        if all(name.lower() in there for name in self.stage.columns):
-            differs = " OR ".join(
-                f"r.{identifier(name)} IS DISTINCT FROM t.{identifier(name)}" for name in compared
-            )
-            where = f"t._load_id IS NULL OR {differs or 'false'}"
-            join = " AND ".join(f"r.{identifier(name)} = t.{identifier(name)}" for name in key)
-            source = f"rows AS r LEFT JOIN {self.target} AS t ON {join} WHERE {where}"
-        else:
-            source = "rows AS r"  # a new column: whatever was read has changed
-        self.connection.execute(f"CREATE OR REPLACE TABLE changed AS SELECT r.* FROM {source}")
+        gone = [name for name in state.columns if name.lower() not in here]
+        differs = ["t._load_id IS NULL"] + [
+            f"r.{identifier(name)} IS DISTINCT FROM t.{identifier(name)}"
+            if name.lower() in there
+            else f"r.{identifier(name)} IS NOT NULL"
+            for name in self.stage.columns
+            if name not in self.load.key
+        ]
+        same_key = " AND ".join(
+            f"r.{identifier(name)} = t.{identifier(name)}" for name in self.load.key
+        )
+        kept = "".join(f", t.{identifier(name)}" for name in gone)
+        self.connection.execute(
+            f"CREATE OR REPLACE TABLE changed AS SELECT r.* EXCLUDE (_fault){kept} FROM rows AS r"
+            f" LEFT JOIN {self.target} AS t ON {same_key} WHERE {' OR '.join(differs)}"
+        )
+        self.names = listed([*self.stage.columns, *gone])
         return self._number("SELECT (SELECT count(*) FROM rows) - count(*) FROM changed")
 
     def _delete(self, rows: str) -> int:
