@@ -267,7 +267,7 @@ def load(directory: Path, file: str = "pyops.yml") -> Project:
     try:
         config = Config.model_validate(_expand(document, str(path)))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        first = error.errors(include_url=False)[0]
         message, hint = _explain(dict(first))
         raise UsageError(f"{path}: {message}", hint=hint) from None
     project = Project(directory, config)
@@ -318,7 +318,8 @@ def _explain(error: dict[str, Any]) -> tuple[str, str]:
         return f"unknown key {where!r}", _nearest(last, known) or f"known: {', '.join(known)}"
     if error["type"] == "literal_error":
         known = re.findall(r"'([^']+)'", error["ctx"]["expected"])
-        return f"{where}: unknown word", f"it is one of: {', '.join(known)}"
+        nearest = _nearest(str(error["input"]), known)
+        return f"{where}: unknown word", nearest or f"it is one of: {', '.join(known)}"
     if error["type"] == "missing":
         return f"{where!r} is missing", "every source needs type, dsn and tables; a table its mode"
     reason = str(error.get("ctx", {}).get("error", error["msg"]))

@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -115,32 +115,39 @@ class _Job:
         self.history = History(self.warehouse, self.project.state_directory / "staging")
 
     def run(self, tables: Sequence[Table]) -> list[Extraction]:
-        if not self.dry_run:
-            self.history.settle()
-        states = self.warehouse.states(tables)
-        done: list[Extraction] = []
+        states = self._states(tables)
+        done: dict[Table, Extraction] = {}
         for source in dict.fromkeys(table.source for table in tables):
             mine = {table: states[table] for table in tables if table.source == source}
             try:
-                done += self._source(source, mine)
-            except PyopsError as error:  # no connection: each of its tables has failed
-                done += [self._failed(table, error) for table in mine]
-        return done
+                for item in self._source(source, mine):
+                    done[item.table] = item
+            except PyopsError as error:  # no connection: each table that is left has failed
+                left = [table for table in mine if table not in done]
+                done |= {table: self._failed(table, error) for table in left}
+        return list(done.values())
 
-    def _source(self, name: str, states: Mapping[Table, TableState]) -> list[Extraction]:
-        done: list[Extraction] = []
+    def _states(self, tables: Sequence[Table]) -> dict[Table, TableState]:
+        try:
+            if not self.dry_run:
+                self.history.settle()
+            return self.warehouse.states(tables)
+        except PyopsError as error:
+            self._record(*(_ended(self._begun(t), "failed", str(error)) for t in tables))
+            raise
+
+    def _source(self, name: str, states: Mapping[Table, TableState]) -> Iterator[Extraction]:
         plans: list[Plan] = []
         with postgres.connect(self.project.dsn(name), on_retry=self.listener.note) as session:
             for table, state in states.items():
                 try:
                     plans.append(self._plan(session, table, state))
                 except PyopsError as error:
-                    done.append(self._failed(table, error))
+                    yield self._failed(table, error)
             marks = self._watermarks(session, plans)
             with session.snapshot():
                 for planned in plans:
-                    done.append(self._table(session, planned, marks.get(planned.table)))
-        return done
+                    yield self._table(session, planned, marks.get(planned.table))
 
     def _plan(self, session: postgres.Session, table: Table, state: TableState) -> Plan:
         return plan(
@@ -189,7 +196,7 @@ class _Job:
     def _table(
         self, session: postgres.Session, planned: Plan, mark: Watermark | PyopsError | None
     ) -> Extraction:
-        run = self._begun(planned.table, planned)
+        run = self.current = self._begun(planned.table, planned)
         try:
             if isinstance(mark, PyopsError):
                 raise mark
@@ -197,7 +204,7 @@ class _Job:
                 upper = mark.bound if mark else None
                 session.bind(**planned.settings, upper=upper or "")
                 self._refuse_null_cursors(session, planned)
-                run = replace(
+                run = self.current = replace(
                     run,
                     lower_bound=planned.stored.bound if planned.cursor else None,
                     upper_bound=upper,
@@ -207,10 +214,12 @@ class _Job:
                     return Extraction(planned.table, run, query=planned.query(mark))
                 run = self._land(session, planned, mark, run)
         except PyopsError as error:
-            return self._failed(planned.table, error, run)
+            return self._failed(planned.table, error, self.current)
+        except KeyboardInterrupt:
+            self._record(_ended(self.current, "cancelled", "it was stopped before it ended"))
+            raise
         except BaseException as error:
-            status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
-            self._ended(run, status, type(error).__name__)
+            self._record(_ended(self.current, "failed", type(error).__name__))
             raise
         self.listener.finished(planned.table, run, None)
         return Extraction(planned.table, run)
@@ -228,6 +237,11 @@ class _Job:
     ) -> Run:
         table, relation = planned.table, planned.relation
         load = planned.load(mark)
+
+        def progress(rows: int, size: int) -> None:
+            self.current = replace(run, rows_read=rows, bytes_read=size)
+            self.listener.reading(table, rows, relation.estimated_rows)
+
         with Stage.create(self.history.staging, run) as stage:
             schema, batches = session.read(planned.query(mark))
             staged = stage.fill(
@@ -236,21 +250,21 @@ class _Job:
                 planned.landings,
                 key=load.key,
                 cancel=session.cancel,
-                progress=lambda rows: self.listener.reading(table, rows, relation.estimated_rows),
+                progress=progress,
             )
             superseded = 0
-            if load.key and load.write != "append":
+            if load.key and not planned.lands_below_bound:
                 superseded = stage.keep_newest(load.key, load.cursor, table=str(table))
             if superseded:
                 self.listener.note(f"{table}: {superseded} rows superseded by newer ones")
-            run = replace(
+            self.current = replace(
                 run,
                 rows_read=staged.rows_read,
                 bytes_read=staged.bytes_read,
                 rows_dead_lettered=staged.rows_dead_lettered,
                 null_cursors=stage.null_count(load.cursor) if load.cursor else 0,
             )
-            return publish(self.warehouse, stage, load, run)
+            return publish(self.warehouse, stage, load, self.current)
 
     def _begun(self, table: Table, planned: Plan | None = None) -> Run:
         now = utc_now()
@@ -267,14 +281,17 @@ class _Job:
         )
 
     def _failed(self, table: Table, error: PyopsError, run: Run | None = None) -> Extraction:
-        run = self._ended(run or self._begun(table), "failed", str(error))
+        run = _ended(run or self._begun(table), "failed", str(error))
+        self._record(run)
         self.listener.finished(table, run, error)
         return Extraction(table, run, error)
 
-    def _ended(self, run: Run, status: str, error: str) -> Run:
-        now = utc_now()
-        seconds = (now - (run.started_at or now)).total_seconds()
-        run = replace(run, status=status, finished_at=now, seconds=seconds, error=error)
+    def _record(self, *runs: Run) -> None:
         if not self.dry_run:
-            self.history.record(run)
-        return run
+            self.history.record(*runs)
+
+
+def _ended(run: Run, status: str, error: str) -> Run:
+    now = utc_now()
+    seconds = (now - (run.started_at or now)).total_seconds()
+    return replace(run, status=status, finished_at=now, seconds=seconds, error=error)

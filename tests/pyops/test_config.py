@@ -1,0 +1,159 @@
+"""pyops.yml: what it may say, and what is said of what it may not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyops import UsageError, load
+from pyops.config import WRITES
+
+TABLE: dict[str, Any] = {"mode": "full"}
+MERGE: dict[str, Any] = {"mode": "incremental", "cursor": "at", "primary_key": ["id"]}
+
+
+def refusal(folder: Path, table: dict[str, Any], **top: Any) -> UsageError:
+    source = {"type": "postgres", "dsn": "postgresql://u:hidden@h/d", "tables": {"t": table}}
+    document = {"sources": {"src": source}, **top}
+    (folder / "pyops.yml").write_text(yaml.safe_dump(document))
+    with pytest.raises(UsageError) as caught:
+        load(folder)
+    assert "hidden" not in f"{caught.value} {caught.value.hint}"
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("table", "message", "hint"),
+    [
+        ({**MERGE, "primry_key": "id"}, "t.primry_key", "did you mean 'primary_key'?"),
+        ({"mode": "incremetal"}, "mode: unknown word", "'incremental'?"),
+        ({**TABLE, "write": "upsert"}, "write: unknown word", "merge"),
+        ({**TABLE, "write": "append"}, "mode full cannot write by append", ""),
+        ({"mode": "incremental", "primary_key": "id"}, "needs a cursor", ""),
+        ({"mode": "incremental", "cursor": "at"}, "merge needs a primary_key", ""),
+        ({**MERGE, "write": "append", "lookback": "1h"}, "append takes no lookback", ""),
+        ({**MERGE, "write": "append", "on_null_cursor": "include"}, "append cannot include", ""),
+        ({**TABLE, "cursor": "at"}, "mean nothing to mode full", ""),
+        ({"mode": "partition"}, "partition_by go together", ""),
+        ({**MERGE, "lookback": "ten minutes"}, "is no duration", ""),
+        ({**MERGE, "exclude": ["id"]}, "the load itself needs column id", ""),
+        ({**MERGE, "columns": ["id"]}, "the load itself needs column at", ""),
+        ({**MERGE, "mask": ["at"]}, "column at orders the load", ""),
+        ({**TABLE, "columns": ["a"], "exclude": ["b"]}, "keep one", ""),
+        ({**TABLE, "target": "orders"}, "target is a schema and a table", ""),
+        ({}, "'sources.src.tables.t.mode' is missing", ""),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_the_way_out(
+    tmp_path: Path, table: dict[str, Any], message: str, hint: str
+) -> None:
+    """Behaviour 6, and every other combination that would lose rows or double them."""
+    error = refusal(tmp_path, table)
+    assert message in str(error)
+    assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    ("top", "message", "hint"),
+    [
+        ({"warehous": {}}, "unknown key 'warehous'", "did you mean 'warehouse'?"),
+        ({"warehouse": {"pth": "x"}}, "unknown key 'warehouse.pth'", "did you mean 'path'?"),
+        ({"sources": {"s": {"type": "postgres", "dns": ""}}}, "'sources.s.dsn'", ""),
+        (
+            {"sources": {"s": {"type": "postgress", "dsn": "", "tables": {}}}},
+            "s.type",
+            "'postgres'?",
+        ),
+    ],
+)
+def test_unknown_word_anywhere_is_refused_with_the_nearest_known_one(
+    tmp_path: Path, top: dict[str, Any], message: str, hint: str
+) -> None:
+    error = refusal(tmp_path, TABLE, **top)
+    assert message in str(error)
+    assert hint in error.hint
+
+
+def test_every_mode_and_write_pattern_that_is_named_together_is_accepted(tmp_path: Path) -> None:
+    needs: dict[str, dict[str, Any]] = {
+        "full": {"primary_key": "id"},
+        "incremental": {"cursor": "at", "primary_key": "id"},
+        "partition": {"partition_by": "day"},
+    }
+    tables = {
+        f"{mode}_{write}": {"mode": mode, "write": write, **needs[mode]}
+        for mode, writes in WRITES.items()
+        for write in writes
+    }
+    source = {"type": "postgres", "dsn": "demo", "tables": tables}
+    (tmp_path / "pyops.yml").write_text(yaml.safe_dump({"sources": {"src": source}}))
+    assert len(load(tmp_path).tables()) == len(tables)
+
+
+def test_variables_are_expanded_with_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """
+    sources:
+      src: {type: postgres, dsn: "${PYOPS_TEST_DSN}", mask_salt: "${PYOPS_NONE:-a-b}", tables: {}}
+    """
+    (tmp_path / "pyops.yml").write_text(text)
+    with pytest.raises(UsageError, match="PYOPS_TEST_DSN is not set"):
+        load(tmp_path)
+    monkeypatch.setenv("PYOPS_TEST_DSN", "host=h: #'x")
+    source = load(tmp_path).config.sources["src"]
+    assert (source.dsn, source.mask_salt) == ("host=h: #'x", "a-b")
+    assert "host=h" not in repr(source)
+
+
+def test_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pyops.yml").write_text("sources: {}\nwarehouse: {}\nsources: {}\n")
+    with pytest.raises(UsageError, match=r"line 3: the key 'sources' stands here twice"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"sources: [", b"\xff\xfe", b"just text", b"", b"{1: 2}"])
+def test_file_that_is_no_configuration_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "pyops.yml").write_bytes(content)
+    with pytest.raises(UsageError):
+        load(tmp_path)
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        load(tmp_path)
+
+
+def test_two_tables_with_one_target_are_refused(tmp_path: Path) -> None:
+    source = {"type": "postgres", "dsn": "demo", "tables": {"t": TABLE}}
+    document = {"sources": {"a": source, "b": source}}
+    (tmp_path / "pyops.yml").write_text(yaml.safe_dump(document))
+    with pytest.raises(UsageError, match=r"a\.t and b\.t would both land in raw\.t"):
+        load(tmp_path)
+
+
+def test_tables_are_selected_by_either_name(tmp_path: Path) -> None:
+    a = {"type": "postgres", "dsn": "demo", "tables": {"t": TABLE, "u": TABLE}}
+    b = {"type": "postgres", "dsn": "demo", "tables": {"t": {**TABLE, "target": "raw.b_t"}}}
+    (tmp_path / "pyops.yml").write_text(yaml.safe_dump({"sources": {"a": a, "b": b}}))
+    project = load(tmp_path)
+    assert [str(t) for t in project.select([])] == ["a.t", "a.u", "b.t"]
+    assert [str(t) for t in project.select(["u", "b.t", "a.u"])] == ["a.u", "b.t"]
+    with pytest.raises(UsageError, match=r"'t' means both a\.t and b\.t"):
+        project.select(["t"])
+    with pytest.raises(UsageError, match=r"no table 'a\.v'") as caught:
+        project.select(["a.v"])
+    assert caught.value.hint.startswith("did you mean")
+
+
+@given(st.recursive(st.none() | st.text() | st.integers(), lambda s: st.dictionaries(st.text(), s)))
+def test_no_document_whatever_ends_in_anything_but_a_refusal(document: object) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "pyops.yml").write_text(yaml.safe_dump(document), "utf-8")
+        with pytest.raises(UsageError):
+            load(Path(folder))
