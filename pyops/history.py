@@ -1,5 +1,6 @@
 """The history of runs: every run becomes a row, whatever became of it and of its process."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from pyops.errors import PyopsError
 from pyops.runs import Run
 from pyops.stage import discard, sweep
 from pyops.warehouse import Warehouse
+
+_HASTE = 2  # seconds: a run that failed has waited for the warehouse already, or is being stopped
 
 
 class History:
@@ -25,13 +28,17 @@ class History:
         self.staging = staging
         self._warehouse = warehouse
 
-    def record(self, run: Run) -> None:
-        """Adds a run that was not published."""
+    def record(self, *runs: Run) -> None:
+        """Adds runs that were not published."""
         try:
-            self._warehouse.record([run])
+            self._warehouse.record(runs, lock_timeout=_HASTE)
         except PyopsError:
-            self.staging.mkdir(parents=True, exist_ok=True)
-            (self.staging / f"{run.run_id}.json").write_text(run.to_json(), "utf-8")
+            # On a full disk there may be no room for a note: the failure itself is told anyway.
+            with suppress(OSError):
+                self.staging.mkdir(parents=True, exist_ok=True)
+                for run in runs:
+                    note = self.staging / f"{run.run_id}.json"
+                    note.write_text(run.to_json(), "utf-8")
 
     def settle(self) -> None:
         """Records what earlier processes could not, and deletes what they left.
@@ -42,10 +49,11 @@ class History:
         dead = sweep(self.staging)
         notes = sorted(self.staging.glob("*.json"))
         killed = [_killed(path, run) for path, run in dead]
-        self._warehouse.record([*killed, *(_noted(path) for path in notes)])
+        noted = [run for run in map(_noted, notes) if run is not None]
+        self._warehouse.record([*killed, *noted])
         discard(self.staging, [path for path, _ in dead])
         for path in notes:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def _killed(path: Path, run: Run | None) -> Run:
@@ -55,8 +63,10 @@ def _killed(path: Path, run: Run | None) -> Run:
     return replace(run, status="killed", error=error)
 
 
-def _noted(path: Path) -> Run:
+def _noted(path: Path) -> Run | None:
     try:
         return Run.from_json(path.read_text("utf-8"))
+    except FileNotFoundError:  # another process was quicker
+        return None
     except (ValueError, TypeError, KeyError):  # cut short by whatever ended that process
         return Run(path.stem, None, None, None, None, "failed", None, error="its note is broken")

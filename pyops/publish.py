@@ -6,12 +6,16 @@ whenever a run is killed, the same command run again goes on from a state that w
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+
+import duckdb
 
 from pyops.config import Table, Write
 from pyops.errors import SchemaChangeError, TransientError
 from pyops.evolution import SchemaChange, compare
+from pyops.interrupt import interruptible
 from pyops.runs import Run
 from pyops.sql import columns as listed
 from pyops.sql import identifier, qualified
@@ -76,7 +80,8 @@ def publish(warehouse: Warehouse, stage: Stage, load: Load, run: Run) -> Run:
         OperationError: The warehouse cannot be written.
     """
     with warehouse.attached(stage.connection):
-        return _Publication(stage, load).commit(run)
+        publication = _Publication(stage, load)
+        return interruptible(lambda: publication.commit(run), cancel=stage.connection.interrupt)
 
 
 class _Publication:
@@ -144,7 +149,8 @@ class _Publication:
             self._record(finished, changes, loaded_at)
             connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            with suppress(duckdb.Error):  # a commit that failed has ended the transaction
+                connection.execute("ROLLBACK")
             raise
         return finished
 

@@ -19,11 +19,13 @@ from typing import Self
 import duckdb
 import pyarrow as pa
 
-from pyops.errors import DataError
+from pyops.errors import DataError, PyopsError
+from pyops.interrupt import interruptible
 from pyops.runs import Run
 from pyops.sql import columns as listed
 from pyops.sql import identifier, literal
 from pyops.types import Landing
+from pyops.warehouse import explained
 
 # Enough for the largest batch and DuckDB's row groups; more would only be kept, not used.
 _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
@@ -51,13 +53,22 @@ class Stage:
 
     @classmethod
     def create(cls, directory: Path, run: Run) -> Self:
-        """Makes the staging file of a run."""
-        directory.mkdir(parents=True, exist_ok=True)
+        """Makes the staging file of a run.
+
+        Raises:
+            OperationError: It cannot be written.
+        """
         path = directory / f"{run.run_id}.duckdb"
-        with _locked(directory):
-            connection = duckdb.connect(path, config=_SETTINGS)
-        connection.execute("CREATE TABLE run AS SELECT ? AS run", [run.to_json()])
-        connection.execute("CHECKPOINT")
+        with explained(path):
+            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                with _locked(directory):
+                    connection = duckdb.connect(path, config=_SETTINGS)
+                connection.execute("CREATE TABLE run AS SELECT ? AS run", [run.to_json()])
+                connection.execute("CHECKPOINT")
+            except duckdb.Error:
+                _delete(path)
+                raise
         return cls(path, connection)
 
     def __enter__(self) -> Self:
@@ -69,8 +80,10 @@ class Stage:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.connection.close()
-        _delete(self.path)
+        try:
+            self.connection.close()
+        finally:
+            _delete(self.path)
 
     def fill(
         self,
@@ -80,7 +93,7 @@ class Stage:
         *,
         key: tuple[str, ...],
         cancel: Callable[[], None] = lambda: None,
-        progress: Callable[[int], None] = lambda _: None,
+        progress: Callable[[int, int], None] = lambda rows, size: None,
     ) -> Staged:
         """Types what arrives and sorts out the dead letters, reading and writing side by side.
 
@@ -90,23 +103,29 @@ class Stage:
             landings: How each column is landed, in the order of the target.
             key: Columns that identify a row; a NULL in one makes the row a dead letter.
             cancel: Stops the reading from another thread.
-            progress: Told the number of rows read so far, batch by batch.
+            progress: Told the number of rows and bytes read so far, batch by batch.
+
+        Raises:
+            PyopsError: What the reading failed with.
+            OperationError: The file cannot be written.
         """
         self.columns = {name: landing.warehouse for name, landing in landings.items()}
         prefetched = _Prefetched(batches, progress)
         reader = pa.RecordBatchReader.from_batches(schema, prefetched)
         self.connection.register("arrived", reader)
         try:
-            self.connection.execute(f"CREATE TABLE rows AS {_typed(landings, key)} FROM arrived")
-        except BaseException:
+            self._execute(f"CREATE TABLE rows AS {_typed(landings, key)}", cancel)
+        except BaseException as error:
+            # Looked at first: to be cancelled is one more failure of the reading.
+            failure = prefetched.failure if isinstance(error, duckdb.Error | PyopsError) else None
             cancel()
             prefetched.stop()
-            if prefetched.failure is not None:
-                raise prefetched.failure from None
+            if failure is not None:
+                raise failure from None
             raise
         finally:
             self.connection.unregister("arrived")
-        self.connection.execute(
+        self._execute(
             "CREATE TABLE dead_letters AS SELECT _fault ->> 'key' AS key,"
             " _fault ->> 'column' AS column_name, _fault ->> 'value' AS value,"
             " _fault ->> 'reason' AS reason, _fault ->> 'row' AS payload"
@@ -114,7 +133,7 @@ class Stage:
         )
         dead = self._number("SELECT count(*) FROM dead_letters")
         if dead:
-            self.connection.execute("DELETE FROM rows WHERE _fault IS NOT NULL")
+            self._execute("DELETE FROM rows WHERE _fault IS NOT NULL")
         return Staged(prefetched.rows, prefetched.bytes, dead)
 
     def null_count(self, column: str) -> int:
@@ -131,14 +150,14 @@ class Stage:
             DataError: Two rows of a key with equal cursors, or no cursor to tell them apart.
         """
         keys = listed(key)
-        total, distinct = self._row(f"SELECT count(*), count(DISTINCT ({keys},)) FROM rows")
+        total, distinct = self._execute(f"SELECT count(*), count(DISTINCT ({keys},)) FROM rows")
         if total == distinct:
             return 0
         if newest_by is not None:
             order = identifier(newest_by)
             if self.columns[newest_by] == "VARCHAR":  # an unbounded numeric; texts become NULL
                 order = f"TRY_CAST({order} AS DECIMAL(38,12)) DESC NULLS LAST, {order}"
-            self.connection.execute(
+            self._execute(
                 "CREATE OR REPLACE TABLE rows AS SELECT * FROM rows QUALIFY"
                 f" rank() OVER (PARTITION BY {keys} ORDER BY {order} DESC NULLS LAST) = 1"
             )
@@ -153,12 +172,23 @@ class Stage:
             )
         return int(total - left)
 
-    def _row(self, statement: str) -> tuple[int, ...]:
-        row = self.connection.execute(statement).fetchone()
-        return row or (0,)
+    def _execute(
+        self, statement: str, cancel: Callable[[], None] = lambda: None
+    ) -> tuple[int, ...]:
+        """Runs a statement that may take long, and returns its first row."""
+
+        def run() -> tuple[int, ...] | None:
+            return self.connection.execute(statement).fetchone()
+
+        def stop() -> None:
+            cancel()
+            self.connection.interrupt()
+
+        with explained(self.path):
+            return interruptible(run, cancel=stop) or (0,)
 
     def _number(self, statement: str) -> int:
-        return int(self._row(statement)[0])
+        return self._execute(statement)[0]
 
 
 def sweep(directory: Path) -> list[tuple[Path, Run | None]]:
@@ -208,26 +238,30 @@ def _locked(directory: Path) -> Iterator[None]:
 def _typed(landings: Mapping[str, Landing], key: tuple[str, ...]) -> str:
     """The SELECT that types each column and describes the first fault of a row in ``_fault``."""
     raw = {name: landing.text or _raw_text(name, landing) for name, landing in landings.items()}
-    row, key_ = _struct(raw), _struct({name: raw[name] for name in key})
-    faults = []
+    faults = []  # column, reason, condition
     for name, landing in landings.items():
         column = identifier(name)
-        conditions = []
         if landing.fault:
-            conditions.append(
-                (f"{column} IS NOT NULL AND ({landing.convert}) IS NULL", landing.fault)
-            )
+            condition = f"{column} IS NOT NULL AND ({landing.convert}) IS NULL"
+            faults.append((name, landing.fault, condition))
         if name in key:
-            conditions.append((f"{column} IS NULL", "a primary key cannot be NULL"))
-        for condition, reason in conditions:
-            fault = (
-                f"{{'column': {literal(name)}, 'value': {raw[name]}, 'reason': {literal(reason)},"
-                f" 'key': {key_}, 'row': {row}}}"
-            )
-            faults.append(f"WHEN {condition} THEN to_json({fault})")
-    converted = [f"{landing.convert} AS {identifier(name)}" for name, landing in landings.items()]
-    fault = f"CASE {' '.join(faults)} END" if faults else "NULL"
-    return f"SELECT {', '.join(converted)}, ({fault})::JSON AS _fault"
+            faults.append((name, "a primary key cannot be NULL", f"{column} IS NULL"))
+    converted = ", ".join(f"{item.convert} AS {identifier(name)}" for name, item in landings.items())
+    if not faults:
+        return f"SELECT {converted}, NULL::JSON AS _fault FROM arrived"
+    # The fault's number first, what it stands for second: the statement grows with the columns,
+    # not with their square.
+    numbers = " ".join(f"WHEN {fault[2]} THEN {n}" for n, fault in enumerate(faults, 1))
+    described = {
+        "column": f"[{', '.join(literal(fault[0]) for fault in faults)}][_fault]",
+        "value": f"[{', '.join(raw[fault[0]] for fault in faults)}][_fault]",
+        "reason": f"[{', '.join(literal(fault[1]) for fault in faults)}][_fault]",
+        "key": _struct({name: raw[name] for name in key}),
+        "row": _struct(raw),
+    }
+    fault = f"CASE WHEN _fault IS NOT NULL THEN to_json({_struct(described)}) END"
+    numbered = f"SELECT *, CASE {numbers} END AS _fault FROM arrived"
+    return f"SELECT {converted}, {fault} AS _fault FROM ({numbered})"
 
 
 def _raw_text(name: str, landing: Landing) -> str:
@@ -246,7 +280,9 @@ def _struct(values: Mapping[str, str]) -> str:
 class _Prefetched:
     """Iterates over batches that a thread of its own reads ahead, two at most."""
 
-    def __init__(self, batches: Iterator[pa.RecordBatch], progress: Callable[[int], None]) -> None:
+    def __init__(
+        self, batches: Iterator[pa.RecordBatch], progress: Callable[[int, int], None]
+    ) -> None:
         self.rows = 0
         self.bytes = 0
         self.failure: BaseException | None = None
@@ -276,7 +312,7 @@ class _Prefetched:
         while (batch := self._queue.get()) is not None:
             self.rows += batch.num_rows
             self.bytes += batch.nbytes
-            self._progress(self.rows)
+            self._progress(self.rows, self.bytes)
             yield batch
         self._thread.join()
         if self.failure is not None:

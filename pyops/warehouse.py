@@ -4,10 +4,12 @@ DuckDB's file takes one process at a time, so whoever finds it held waits. Besid
 holds pyops's bookkeeping, in the schema ``pyops``.
 """
 
+import fcntl
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -111,15 +113,20 @@ class Warehouse:
         )
 
     @contextmanager
-    def opened(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    def opened(
+        self, *, read_only: bool = False, lock_timeout: float | None = None
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Opens the file by itself, waiting for whoever holds it.
 
         Raises:
             TransientError: It was held all the time; the message says by which process.
             OperationError: It cannot be opened.
         """
+        retrying = self._retrying
+        if lock_timeout is not None:
+            retrying = retrying.copy(stop=tenacity.stop_after_delay(lock_timeout))
         with explained(self.path):
-            connection = self._retrying(_attempt, self.path, lambda: _open(self.path, read_only))
+            connection = retrying(_attempt, self.path, lambda: _open(self.path, read_only))
         try:
             with explained(self.path):
                 yield connection
@@ -135,12 +142,19 @@ class Warehouse:
             OperationError: It cannot be opened.
         """
         statement = f"ATTACH {literal(str(self.path))} AS warehouse"
+
+        def attach() -> None:
+            _make(self.path)
+            connection.execute(statement)
+
         with explained(self.path):
-            self._retrying(_attempt, self.path, lambda: connection.execute(statement))
+            self._retrying(_attempt, self.path, attach)
             try:
                 yield
             finally:
-                connection.execute("DETACH warehouse")
+                # It ends with a checkpoint. If that fails, what was committed stays committed.
+                with suppress(duckdb.Error):
+                    connection.execute("DETACH warehouse")
 
     def states(self, tables: Sequence[Table]) -> dict[Table, TableState]:
         """Looks up what is known of tables; a warehouse that is not there knows nothing."""
@@ -149,11 +163,16 @@ class Warehouse:
         with self.opened(read_only=True) as connection:
             return {table: table_state(connection, _catalog(connection), table) for table in tables}
 
-    def record(self, runs: Sequence[Run]) -> None:
-        """Adds runs to the history, but those that are in it."""
+    def record(self, runs: Sequence[Run], *, lock_timeout: float | None = None) -> None:
+        """Adds runs to the history, but those that are in it.
+
+        Args:
+            runs: The runs.
+            lock_timeout: How long to wait for whoever holds the file, if not as long as usual.
+        """
         if not runs:
             return
-        with self.opened() as connection:
+        with self.opened(lock_timeout=lock_timeout) as connection:
             connection.execute(BOOKKEEPING.format(catalog=_catalog(connection)))
             for run in runs:
                 insert_run(connection, _catalog(connection), run)
@@ -223,8 +242,31 @@ def _catalog(connection: duckdb.DuckDBPyConnection) -> str:
 
 def _open(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
     if not read_only:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path)
     return duckdb.connect(path, read_only=read_only)
+
+
+def _make(path: Path) -> None:
+    """Makes the file unless it is there: as a whole, since half a DuckDB file can never be opened.
+
+    Half of one is what a kill or a full disk would leave.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        new = path.with_name(f"{path.name}.new")
+        new.unlink(missing_ok=True)  # another one was cut short
+        if not path.exists():
+            try:
+                duckdb.connect(new).close()
+                new.rename(path)
+            finally:
+                new.unlink(missing_ok=True)
+    finally:
+        os.close(folder)
 
 
 def _attempt(path: Path, action: Callable[[], Any]) -> Any:
@@ -250,12 +292,26 @@ def explained(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (duckdb.IOException, duckdb.OutOfMemoryException, OSError) as error:
+    except (duckdb.OperationalError, duckdb.FatalException, OSError) as error:
+        if isinstance(error, duckdb.OperationalError) and not _is_about_files(error):
+            raise
         said = str(error).splitlines()[0]
-        full = "No space left" in said or "out of disk" in said.lower()
-        raise OperationError(
-            f"{path}: {'the disk is full' if full else said}",
-            hint="make room, then run the same command again: nothing was published"
-            if full
-            else "check the path, its rights, and that it is a DuckDB file",
-        ) from error
+        named = re.search(r'file "([^"]+)"', said)
+        where = named[1] if named else path
+        if full := re.search("No space left on device|File too large|[Qq]uota exceeded", said):
+            problem = "the disk is full" if full[0].startswith("No") else "the file cannot grow"
+            message = f"{where}: {problem} ({full[0]})"
+            hint = "make room, then run the same command again: nothing was published"
+        elif isinstance(error, duckdb.OutOfMemoryException):
+            message = f"{where}: {said}"
+            hint = "make room on the disk, where DuckDB puts what does not fit in memory"
+        else:
+            message = f"{where}: {said}"
+            hint = "check the path, its rights, and that it is a DuckDB file"
+        raise OperationError(message, hint=hint) from error
+
+
+def _is_about_files(error: duckdb.OperationalError) -> bool:
+    # A commit that cannot write fails as a transaction.
+    kinds = (duckdb.IOException, duckdb.OutOfMemoryException)
+    return isinstance(error, kinds) or "Failed to commit" in str(error)

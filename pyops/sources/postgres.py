@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -14,6 +14,7 @@ import pyarrow as pa
 import tenacity
 
 from pyops.errors import OperationError, PyopsError, TransientError
+from pyops.interrupt import interruptible
 from pyops.sql import identifier, qualified
 from pyops.types import PostgresType
 
@@ -46,6 +47,14 @@ WITH RECURSIVE bases AS (
     SELECT b.attnum, b.attname, t.typbasetype, t.typtypmod
     FROM bases AS b
     JOIN pg_type AS t ON t.oid = b.oid AND t.typtype = 'd'
+), elements AS (
+    SELECT b.attnum, e.oid
+    FROM bases AS b
+    JOIN pg_type AS e ON e.typarray = b.oid
+    UNION ALL
+    SELECT e.attnum, t.typbasetype
+    FROM elements AS e
+    JOIN pg_type AS t ON t.oid = e.oid AND t.typtype = 'd'
 )
 SELECT
     b.attname::text,
@@ -59,7 +68,7 @@ SELECT
     format_type(t.oid, NULL)
 FROM bases AS b
 JOIN pg_type AS t ON t.oid = b.oid AND t.typtype <> 'd'
-LEFT JOIN pg_type AS e ON e.typarray = t.oid
+LEFT JOIN (elements JOIN pg_type AS e ON e.oid = elements.oid AND e.typtype <> 'd') USING (attnum)
 ORDER BY b.attnum
 """
 
@@ -136,8 +145,12 @@ class Session:
         with explained(), self._connection.cursor() as cursor:
             # By default every query becomes a COPY, which takes no parameters.
             cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})
-            cursor.execute(statement, parameters or None)
-            return cursor.fetchall() if cursor.description else []
+
+            def run() -> list[tuple[Any, ...]]:
+                cursor.execute(statement, parameters or None)
+                return cursor.fetchall() if cursor.description else []
+
+            return interruptible(run, cancel=cursor.adbc_cancel)
 
     def describe(self, schema: str, name: str) -> Relation:
         """Reads a table's columns from the catalog.
@@ -201,7 +214,8 @@ class Session:
             yield
         finally:
             if self._reading is None:  # otherwise closing the connection ends it
-                self.query("ROLLBACK")
+                with suppress(PyopsError):  # a connection that broke has no transaction any more
+                    self.query("ROLLBACK")
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -214,9 +228,11 @@ class Session:
                 self.cancel()
                 self._reading.close()
                 self._reading = None
-            self.query("ROLLBACK TO SAVEPOINT pyops")
+            with suppress(PyopsError):  # whoever uses a broken connection next will learn of it
+                self.query("ROLLBACK TO SAVEPOINT pyops")
             raise
-        self.query("RELEASE SAVEPOINT pyops")
+        with suppress(PyopsError):  # what was done inside is done
+            self.query("RELEASE SAVEPOINT pyops")
 
     def read(self, statement: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         """Runs a query of many rows.
@@ -228,7 +244,7 @@ class Session:
         with explained():
             option = {"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)}
             cursor.adbc_statement.set_options(**option)
-            cursor.execute(statement)
+            interruptible(lambda: cursor.execute(statement), cancel=cursor.adbc_cancel)
             reader = cursor.fetch_record_batch()
         schema = pa.schema([_plain(field) for field in reader.schema])
 
@@ -249,7 +265,8 @@ class Session:
     def cancel(self) -> None:
         """Stops what ``read`` is reading; may be called from another thread."""
         if self._reading is not None:
-            self._reading.adbc_cancel()
+            with suppress(adbc_driver_manager.Error):  # nothing runs, or nobody is there
+                self._reading.adbc_cancel()
 
     def bind(self, **values: str) -> None:
         """Binds values that a query reads with ``current_setting('pyops.<name>')``.
@@ -314,7 +331,7 @@ def connect(
 
 def _connect(dsn: str) -> Session:
     try:
-        return Session(adbc.connect(dsn, autocommit=True))
+        return Session(interruptible(lambda: adbc.connect(dsn, autocommit=True), cancel=None))
     except adbc_driver_manager.Error as error:
         raise _connection_error(str(error), dsn) from None
 

@@ -1,0 +1,42 @@
+"""Calls that block in C, where Python sees no signal: how they can be stopped all the same."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+
+def interruptible(action: Callable[[], _T], *, cancel: Callable[[], object] | None) -> _T:
+    """Does something in a thread of its own, so that the caller's can be interrupted.
+
+    Python runs signal handlers between two steps of its main thread: a Ctrl-C would wait for the
+    end of a statement, or be turned into that statement's failure by the library that runs it.
+
+    Args:
+        action: What to do; it sees no signal, so what it cleans up is cleaned up.
+        cancel: Makes the action fail soon, from another thread; called until it has ended. None
+            for an action that cannot be cancelled and can be left to itself.
+
+    Returns:
+        What the action returns; what it raises is raised.
+    """
+    future: Future[_T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return future.result()
+    except BaseException:
+        while cancel is not None and not future.done():
+            with suppress(Exception):
+                cancel()
+            wait([future], timeout=0.1)
+        raise
