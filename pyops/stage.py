@@ -246,7 +246,9 @@ def _typed(landings: Mapping[str, Landing], key: tuple[str, ...]) -> str:
             faults.append((name, landing.fault, condition))
         if name in key:
             faults.append((name, "a primary key cannot be NULL", f"{column} IS NULL"))
-    converted = ", ".join(f"{item.convert} AS {identifier(name)}" for name, item in landings.items())
+    converted = ", ".join(
+        f"{item.convert} AS {identifier(name)}" for name, item in landings.items()
+    )
     if not faults:
         return f"SELECT {converted}, NULL::JSON AS _fault FROM arrived"
     # The fault's number first, what it stands for second: the statement grows with the columns,

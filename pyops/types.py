@@ -3,7 +3,8 @@
 For each column it says what the server is asked for, what DuckDB makes of it, and which values have
 no faithful place in the warehouse: those make their row a dead letter, never a NULL or a 0.
 
-Three facts about the wire shape it (each has a test): ADBC hands numeric over as its exact text; it
+Three facts about the wire shape it (each has a test): ADBC hands numeric over as its exact text,
+but writes NaN its own way and stops at numbers of more than 131,068 digits before the point; it
 wraps infinite and far dates and timestamps around the end of their integer (they are recognised by
 the very integers they wrap to); and for types without an Arrow form it returns bytes nobody can
 read, so the server's own text is asked for instead.
@@ -116,38 +117,45 @@ def masked(column: str, salt_setting: str) -> Landing:
 
 
 def _numeric(name: str, modifier: int) -> Landing:
+    exact_text = Landing("VARCHAR", f"{name}::text", name)
     if modifier == -1:
-        return Landing("VARCHAR", name, name)
+        return exact_text
     # The modifier packs precision and an 11-bit signed scale (numeric.c, make_numeric_typmod).
     precision = ((modifier - 4) >> 16) & 0xFFFF
     scale = (((modifier - 4) & 0x7FF) ^ 1024) - 1024
     if scale < 0:
         precision, scale = precision - scale, 0
     if precision > 38 or scale > precision:
-        return Landing("VARCHAR", name, name)
+        return exact_text
     return _decimal(name, name, precision, scale)
 
 
 def _decimal(name: str, select: str, precision: int, scale: int) -> Landing:
     decimal = f"DECIMAL({precision},{scale})"
     fault = f"{decimal} holds no NaN, no Infinity and no more than {precision} digits"
-    return Landing(decimal, select, f"TRY_CAST({name} AS {decimal})", fault, name)
+    text = f"CASE {name} WHEN 'nan' THEN 'NaN' ELSE {name} END"
+    return Landing(decimal, select, f"TRY_CAST({name} AS {decimal})", fault, text)
 
 
 def _timestamp(name: str) -> Landing:
     minus_infinity = -(2**63) + _EPOCH_US
     infinity = minus_infinity - 1
-    # 2**63 - 1 is a moment of the year 294247 to PostgreSQL, and DuckDB's own infinity.
+    infinite = (
+        f"WHEN {name} = make_timestamp({infinity}) THEN 'infinity'"
+        f" WHEN {name} = make_timestamp({minus_infinity}) THEN '-infinity'"
+    )
+    # DuckDB's own infinities are two moments of the year 294247 to PostgreSQL.
     convert = (
         f"CASE WHEN {name} >= TIMESTAMP '0001-01-01' AND {name} < TIMESTAMP 'infinity' THEN {name}"
-        f" WHEN {name} = make_timestamp({infinity}) THEN TIMESTAMP 'infinity'"
-        f" WHEN {name} = make_timestamp({minus_infinity}) THEN TIMESTAMP '-infinity' END"
+        f" {infinite} END"
     )
     cycle = f"make_timestamp((epoch_us({name})::HUGEINT + {2**64 - _CYCLE_US})::BIGINT)"
-    far = f"(year({cycle}) + {_CYCLE_YEARS})::VARCHAR || strftime({cycle}, '-%m-%d %H:%M:%S.%f')"
+    far = f"(year({cycle}) + {_CYCLE_YEARS}) || substr({cycle}::VARCHAR, 7)"
     text = (
-        f"CASE WHEN {name} = TIMESTAMP 'infinity' THEN '294247-01-10 04:00:54.775807'"
-        f" WHEN {name} < make_timestamp({infinity}) THEN {far} ELSE {name}::VARCHAR END"
+        f"CASE {infinite}"
+        f" WHEN {name} = TIMESTAMP 'infinity' THEN '294247-01-10 04:00:54.775807'"
+        f" WHEN {name} = TIMESTAMP '-infinity' THEN '294247-01-10 04:00:54.775809'"
+        f" WHEN {name} < make_timestamp({infinity}) THEN {far} ELSE {_text_of_time(name)} END"
     )
     fault = "TIMESTAMP is kept from 0001-01-01 to 294247-01-10 04:00:54.775806"
     return Landing("TIMESTAMP", name, convert, fault, text)
@@ -156,14 +164,18 @@ def _timestamp(name: str) -> Landing:
 def _date(name: str) -> Landing:
     minus_infinity = -(2**31) + _EPOCH_DAYS
     day = "(DATE '1970-01-01' + ({}))"
-    convert = (
-        f"CASE WHEN {name} >= DATE '0001-01-01' THEN {name}"
-        f" WHEN {name} = {day.format(minus_infinity - 1)} THEN DATE 'infinity'"
-        f" WHEN {name} = {day.format(minus_infinity)} THEN DATE '-infinity' END"
+    infinite = (
+        f"WHEN {name} = {day.format(minus_infinity - 1)} THEN 'infinity'"
+        f" WHEN {name} = {day.format(minus_infinity)} THEN '-infinity'"
     )
-    return Landing(
-        "DATE", name, convert, "DATE is kept from 0001-01-01 onwards", f"{name}::VARCHAR"
-    )
+    convert = f"CASE WHEN {name} >= DATE '0001-01-01' THEN {name} {infinite} END"
+    text = f"CASE {infinite} ELSE {_text_of_time(name)} END"
+    return Landing("DATE", name, convert, "DATE is kept from 0001-01-01 onwards", text)
+
+
+def _text_of_time(name: str) -> str:
+    """DuckDB's text of a date or timestamp, but the era behind it, as PostgreSQL writes it."""
+    return rf"regexp_replace({name}::VARCHAR, ' \(BC\)(.*)', '\1 BC')"
 
 
 def array_to_json(text: str, element: str) -> str:
