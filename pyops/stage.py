@@ -126,10 +126,8 @@ class Stage:
         finally:
             self.connection.unregister("arrived")
         self._execute(
-            "CREATE TABLE dead_letters AS SELECT _fault ->> 'key' AS key,"
-            " _fault ->> 'column' AS column_name, _fault ->> 'value' AS value,"
-            " _fault ->> 'reason' AS reason, _fault ->> 'row' AS payload"
-            " FROM rows WHERE _fault IS NOT NULL"
+            "CREATE TABLE dead_letters AS SELECT _fault.key, _fault.column_name, _fault.value,"
+            " _fault.reason, _fault.payload FROM rows WHERE _fault IS NOT NULL"
         )
         dead = self._number("SELECT count(*) FROM dead_letters")
         if dead:
@@ -235,6 +233,9 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
+_FAULT = "STRUCT(column_name VARCHAR, value VARCHAR, reason VARCHAR, key VARCHAR, payload VARCHAR)"
+
+
 def _typed(landings: Mapping[str, Landing], key: tuple[str, ...]) -> str:
     """The SELECT that types each column and describes the first fault of a row in ``_fault``."""
     raw = {name: landing.text or _raw_text(name, landing) for name, landing in landings.items()}
@@ -250,18 +251,18 @@ def _typed(landings: Mapping[str, Landing], key: tuple[str, ...]) -> str:
         f"{item.convert} AS {identifier(name)}" for name, item in landings.items()
     )
     if not faults:
-        return f"SELECT {converted}, NULL::JSON AS _fault FROM arrived"
+        return f"SELECT {converted}, NULL::{_FAULT} AS _fault FROM arrived"
     # The fault's number first, what it stands for second: the statement grows with the columns,
     # not with their square.
     numbers = " ".join(f"WHEN {fault[2]} THEN {n}" for n, fault in enumerate(faults, 1))
     described = {
-        "column": f"[{', '.join(literal(fault[0]) for fault in faults)}][_fault]",
+        "column_name": f"[{', '.join(literal(fault[0]) for fault in faults)}][_fault]",
         "value": f"[{', '.join(raw[fault[0]] for fault in faults)}][_fault]",
         "reason": f"[{', '.join(literal(fault[1]) for fault in faults)}][_fault]",
-        "key": _struct({name: raw[name] for name in key}),
-        "row": _struct(raw),
+        "key": _json({name: raw[name] for name in key}),
+        "payload": _json(raw),
     }
-    fault = f"CASE WHEN _fault IS NOT NULL THEN to_json({_struct(described)}) END"
+    fault = f"CASE WHEN _fault IS NOT NULL THEN {_struct(described)} END"
     numbered = f"SELECT *, CASE {numbers} END AS _fault FROM arrived"
     return f"SELECT {converted}, {fault} AS _fault FROM ({numbered})"
 
@@ -274,9 +275,11 @@ def _raw_text(name: str, landing: Landing) -> str:
 
 
 def _struct(values: Mapping[str, str]) -> str:
-    if not values:
-        return "NULL"
     return "{" + ", ".join(f"{literal(name)}: {text}" for name, text in values.items()) + "}"
+
+
+def _json(values: Mapping[str, str]) -> str:
+    return f"to_json({_struct(values)})::VARCHAR" if values else "NULL::VARCHAR"
 
 
 class _Prefetched:

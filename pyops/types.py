@@ -4,7 +4,7 @@ For each column it says what the server is asked for, what DuckDB makes of it, a
 no faithful place in the warehouse: those make their row a dead letter, never a NULL or a 0.
 
 Three facts about the wire shape it (each has a test): ADBC hands numeric over as its exact text,
-but writes NaN its own way and stops at numbers of more than 131,068 digits before the point; it
+but writes NaN its own way and stops at numbers of more than 131,068 digits; it
 wraps infinite and far dates and timestamps around the end of their integer (they are recognised by
 the very integers they wrap to); and for types without an Arrow form it returns bytes nobody can
 read, so the server's own text is asked for instead.
