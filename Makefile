@@ -13,7 +13,7 @@ help: ## list the targets
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-dbt_packages/dbt_utils/dbt_project.yml: packages.yml | .venv/ready
+dbt_packages/dbt_utils/dbt_project.yml: packages.yml $(shell find offline -type f) | .venv/ready
 	@offline/install-packages $(BIN)/dbt
 
 deps: dbt_packages/dbt_utils/dbt_project.yml ## install the dbt packages (the stand-in where the hub cannot be reached)
@@ -28,13 +28,19 @@ run: setup ## the demo: a real PostgreSQL shop, extracted, modelled and tested
 test: setup ## the tests: real PostgreSQL, real DuckDB, real dbt
 	$(BIN)/pytest
 
-lint: setup ## ruff and mypy
+lint: export DBT_TARGET_PATH := target/lint
+lint: setup ## ruff, mypy, dbt parse and sqlfluff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/dbt --quiet --warn-error parse --target lint
+	$(BIN)/sqlfluff lint models tests/singular
+
+bench: setup ## the benchmarks: minutes, and a quiet machine
+	bench/all
 
 clean: ## stop the demo and remove everything that was built here
-	-$(BIN)/pyops demo down
+	-$(BIN)/pyops demo down --delete
 	rm -rf .pyops .venv target logs dbt_packages warehouse.duckdb warehouse.duckdb.wal
 
-.PHONY: help deps setup run test lint clean
+.PHONY: help deps setup run test lint bench clean

@@ -16,11 +16,11 @@ from pyops.errors import (
     TransientError,
     UsageError,
 )
-from pyops.extract import Extraction, Listener, extract
+from pyops.extraction import Extraction, Listener, extract
+from pyops.overview import TableStatus, status
+from pyops.pipeline import Summary, run
 from pyops.plan import Days
-from pyops.run import Summary, run
 from pyops.runs import Run
-from pyops.status import TableStatus, status
 
 __all__ = [
     "DataError",

@@ -62,7 +62,7 @@ def extract(
     config_file: ConfigFile = "pyops.yml",
 ) -> None:
     """Land tables in the warehouse: read, stage, publish."""
-    from pyops.extract import extract as extract_tables
+    from pyops.extraction import extract as extract_tables
     from pyops.terminal import Terminal, print_extractions
 
     days = _days(day, first, last)
@@ -90,7 +90,7 @@ def run(
     config_file: ConfigFile = "pyops.yml",
 ) -> None:
     """Extract every table, then dbt build: one command, one exit code."""
-    from pyops.run import run as run_all
+    from pyops.pipeline import run as run_all
     from pyops.terminal import Terminal, print_summary
 
     project = config.load(project_dir, config_file)
@@ -108,7 +108,7 @@ def status(
     config_file: ConfigFile = "pyops.yml",
 ) -> None:
     """Show each table's last run, rows, watermark and what holds it back."""
-    from pyops.status import status as look_up
+    from pyops.overview import status as look_up
     from pyops.terminal import print_status
 
     project = config.load(project_dir, config_file)
@@ -134,7 +134,8 @@ def _exit(code: int) -> None:
         raise typer.Exit(code)
 
 
-def _demo() -> None:
+def mount_demo() -> None:
+    """Adds the commands of the demo, which the rest of pyops knows nothing of."""
     from pyops.demo.cli import app as demo
 
     app.add_typer(demo, name="demo")
@@ -153,7 +154,7 @@ def main() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    _demo()
+    mount_demo()
     try:
         app()
     except PyopsError as error:

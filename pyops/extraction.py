@@ -125,7 +125,7 @@ class _Job:
             except PyopsError as error:  # no connection: each table that is left has failed
                 left = [table for table in mine if table not in done]
                 done |= {table: self._failed(table, error) for table in left}
-        return list(done.values())
+        return [done[table] for table in tables]
 
     def _states(self, tables: Sequence[Table]) -> dict[Table, TableState]:
         try:

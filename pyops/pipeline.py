@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pyops.config import Project
 from pyops.errors import UsageError
-from pyops.extract import Extraction, Listener, extract
+from pyops.extraction import Extraction, Listener, extract
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Summary:
     exit_code: int = 0
 
 
-def run(project: Project, *, listener: Listener) -> Summary:
+def run(project: Project, *, listener: Listener | None = None) -> Summary:
     """Extracts every table and then runs ``dbt build``.
 
     If a table fails dbt is not run: marts are built from tables that fit together.
@@ -49,7 +49,8 @@ def run(project: Project, *, listener: Listener) -> Summary:
     code = max((item.error.exit_code for item in done if item.error), default=0)
     if code:
         return Summary(done, extracted - began, exit_code=code)
-    listener.pause()
+    if listener:
+        listener.pause()
     counts, succeeded = _dbt_build(project.directory, project.warehouse_path)
     seconds = time.monotonic() - extracted
     return Summary(done, extracted - began, counts, seconds, 0 if succeeded else 1)
@@ -62,7 +63,17 @@ def _dbt_build(directory: Path, warehouse: Path) -> tuple[dict[str, int], bool]:
     folder = str(directory.resolve())
     with redirect_stdout(sys.stderr):  # dbt's lines are a log; stdout is for the summary
         outcome = dbtRunner().invoke(["build", "--project-dir", folder, "--profiles-dir", folder])
+    _let_go_of_the_warehouse()
     if outcome.exception is not None:
         print(f"dbt: {outcome.exception}", file=sys.stderr)
     results = getattr(outcome.result, "results", [])
     return dict(Counter(str(node.status) for node in results)), outcome.success
+
+
+def _let_go_of_the_warehouse() -> None:
+    """Closes the connection that dbt-duckdb would keep until the process ends."""
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+    if (environment := getattr(DuckDBConnectionManager, "_ENV", None)) is not None:
+        environment.close()
+        DuckDBConnectionManager.close_all_connections()  # type: ignore[no-untyped-call]

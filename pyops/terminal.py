@@ -13,10 +13,10 @@ from rich.table import Table as Grid
 
 from pyops.config import Table
 from pyops.errors import PyopsError
-from pyops.extract import Extraction
-from pyops.run import Summary
+from pyops.extraction import Extraction
+from pyops.overview import TableStatus
+from pyops.pipeline import Summary
 from pyops.runs import Run
-from pyops.status import TableStatus
 
 
 class Terminal:

@@ -19,7 +19,7 @@ import yaml
 from pyops.config import Project, load
 from pyops.demo import shop
 from pyops.demo.server import Server
-from pyops.extract import extract
+from pyops.extraction import extract
 from pyops.runs import Run
 
 Sql = Callable[..., list[tuple[Any, ...]]]

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import UNSAFE, execute
 from typer.testing import CliRunner
 
 from pyops import demo
@@ -22,6 +21,7 @@ from pyops.demo import shop, traffic
 from pyops.demo.cli import app
 from pyops.demo.server import Server
 from pyops.errors import OperationError
+from tests.pyops.conftest import UNSAFE, execute
 
 ROOT = Path(__file__).parents[2]
 

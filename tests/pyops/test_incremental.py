@@ -7,7 +7,7 @@ import pytest
 
 from pyops import Days
 from pyops.errors import DataError, PyopsError, UsageError
-from pyops.extract import Silent
+from pyops.extraction import Silent
 from tests.pyops.conftest import Connect, Lab, Sql, execute
 
 MERGE: dict[str, Any] = {"mode": "incremental", "cursor": "at", "primary_key": ["id"]}

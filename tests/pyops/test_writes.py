@@ -1,6 +1,5 @@
 """The write patterns, and what of a target survives them."""
 
-import sys
 import threading
 from contextlib import ExitStack
 from typing import Any
@@ -9,7 +8,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from pyops import Days
+from pyops import Days, extraction
 from pyops.config import Table
 from pyops.errors import DataError, TransientError
 from pyops.publish import Load, publish
@@ -19,7 +18,6 @@ from pyops.types import Landing
 from pyops.warehouse import Warehouse
 from tests.pyops.conftest import Lab, Sql
 
-EXTRACT = sys.modules["pyops.extract"]
 KEYED: dict[str, Any] = {"primary_key": ["id"]}
 INCREMENTAL: dict[str, Any] = {"mode": "incremental", "cursor": "at"}
 DAYS: dict[str, Any] = {"mode": "partition", "partition_by": "day"}
@@ -171,7 +169,7 @@ def test_reader_sees_the_old_or_the_new_table_during_a_swap(
             thread.join()
             reader.close()
 
-    monkeypatch.setattr(EXTRACT, "publish", watched)
+    monkeypatch.setattr(extraction, "publish", watched)
     sql("UPDATE t SET id = 2")
     lab.extract({"t": {"mode": "full"}})
     assert not failures
@@ -236,12 +234,12 @@ def test_run_that_another_one_overtook_publishes_nothing(
     lab.extract({"t": {"mode": "full"}})
 
     def overtaken(*arguments: Any) -> Run:
-        monkeypatch.setattr(EXTRACT, "publish", publish)
+        monkeypatch.setattr(extraction, "publish", publish)
         sql("INSERT INTO t VALUES (2)")
         lab.extract({"t": {"mode": "full"}})
         return publish(*arguments)
 
-    monkeypatch.setattr(EXTRACT, "publish", overtaken)
+    monkeypatch.setattr(extraction, "publish", overtaken)
     with pytest.raises(TransientError, match="another run has published it"):
         lab.extract({"t": {"mode": "full"}})
     assert len(rows(lab)) == 2
