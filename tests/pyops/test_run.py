@@ -20,12 +20,17 @@ DBT = ["dbt_project.yml", "profiles.yml", "packages.yml", "pyops.yml", "models",
 FACTS = "SELECT * FROM marts.fct_orders ORDER BY order_id"
 
 
+def copy_project(folder: Path) -> None:
+    """Copies what of the project is needed to run it."""
+    for name in [*DBT, "dbt_packages", "tests/singular", "data"]:
+        copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(PROJECT / name, folder / name)
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shop_dsn: str) -> Path:
-    for name in [*DBT, "dbt_packages", "tests/singular"]:
-        copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        copy(PROJECT / name, tmp_path / name)
+    copy_project(tmp_path)
     monkeypatch.setenv("SHOP_DSN", shop_dsn)
     monkeypatch.setenv("PYOPS_WAREHOUSE", str(tmp_path / "warehouse.duckdb"))
     return tmp_path
