@@ -301,7 +301,7 @@ def connect(
 
     Raises:
         TransientError: No server answers, or not yet.
-        OperationError: The server refuses; or it keeps text in no known encoding.
+        OperationError: The server refuses; or no value it sends could be trusted.
     """
 
     def tell(state: tenacity.RetryCallState) -> None:
@@ -317,8 +317,14 @@ def connect(
     )
     session = retrying(_connect, dsn)
     try:
+        encoding = session.query("SHOW server_encoding")[0][0]
+        if isinstance(encoding, bytes):  # the driver knows types by their functions' plain names
+            raise OperationError(
+                "quote_all_identifiers is on at the source, and so the driver knows no types",
+                hint="ALTER ROLE <user> SET quote_all_identifiers = off;",
+            )
         session.set(_SESSION)
-        if session.query("SHOW server_encoding")[0][0] == "SQL_ASCII":
+        if encoding == "SQL_ASCII":
             raise OperationError(
                 "the source's encoding is SQL_ASCII: nobody knows what its text means",
                 hint="convert the database to UTF8, or read it through one that is",
