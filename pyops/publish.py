@@ -175,18 +175,22 @@ class _Publication:
         Columns that are only in the target, dropped at the source, keep what they last had.
         """
         here = {name.lower() for name in self.stage.columns}
-        there = {name.lower() for name in state.columns}
+        there = {name.lower(): type_ for name, type_ in state.columns.items()}
         gone = [name for name in state.columns if name.lower() not in here]
+
+        def pair(name: str) -> tuple[str, str]:
+            # Types that differ are compared as texts: a cast of the one to the other may fail.
+            as_text = "::VARCHAR" * (there[name.lower()] != self.stage.columns[name])
+            return f"r.{identifier(name)}{as_text}", f"t.{identifier(name)}{as_text}"
+
         differs = ["t._load_id IS NULL"] + [
-            f"r.{identifier(name)} IS DISTINCT FROM t.{identifier(name)}"
+            " IS DISTINCT FROM ".join(pair(name))
             if name.lower() in there
             else f"r.{identifier(name)} IS NOT NULL"
             for name in self.stage.columns
             if name not in self.load.key
         ]
-        same_key = " AND ".join(
-            f"r.{identifier(name)} = t.{identifier(name)}" for name in self.load.key
-        )
+        same_key = " AND ".join(" = ".join(pair(name)) for name in self.load.key)
         kept = "".join(f", t.{identifier(name)}" for name in gone)
         self.connection.execute(
             f"CREATE OR REPLACE TABLE changed AS SELECT r.* EXCLUDE (_fault){kept} FROM rows AS r"

@@ -39,6 +39,18 @@ def test_evolve_follows_added_dropped_and_widened_columns(lab: Lab, sql: Sql) ->
     ]
 
 
+def test_number_that_becomes_a_text_is_widened_also_as_a_key(lab: Lab, sql: Sql) -> None:
+    sql("CREATE TABLE t (id bigint PRIMARY KEY, at bigint, a numeric(6,2))")
+    sql("INSERT INTO t VALUES (1, 1, 1.25), (2, 2, 2.5)")
+    lab.extract({"t": MERGE})
+    sql("ALTER TABLE t ALTER id TYPE text, ALTER a TYPE text")
+    sql("INSERT INTO t VALUES ('x', 3, 'y')")
+    sql("UPDATE t SET a = 'z', at = 3 WHERE id = '2'")
+    lab.extract({"t": MERGE})
+    found = lab.rows("SELECT id, a FROM raw.t ORDER BY id")
+    assert found == [("1", "1.25"), ("2", "z"), ("x", "y")]
+
+
 def test_change_that_cannot_be_made_in_place_asks_for_a_full_refresh(lab: Lab, sql: Sql) -> None:
     sql("CREATE TABLE t (id bigint PRIMARY KEY, at bigint, a text)")
     sql("INSERT INTO t VALUES (1, 1, '2020-01-01')")
