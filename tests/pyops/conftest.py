@@ -140,7 +140,8 @@ class Lab:
         """Writes pyops.yml for some tables and reads it."""
         settings = {"type": "postgres", "dsn": self.dsn, "tables": tables, **source}
         document = {"warehouse": {"lock_timeout": "1s"}, "sources": {"src": settings}}
-        (self.directory / "pyops.yml").write_text(yaml.safe_dump(document, sort_keys=False), "utf-8")
+        text = yaml.safe_dump(document, sort_keys=False)
+        (self.directory / "pyops.yml").write_text(text, "utf-8")
         return load(self.directory)
 
     def extract(self, tables: dict[str, dict[str, Any]], **options: Any) -> list[Run]:
