@@ -145,15 +145,19 @@ def main() -> None:
     """Runs the command line; an error is a line or two on stderr and an exit code.
 
     Exit codes: 0 done; 1 the data or the operation failed; 2 usage or configuration; 130 and 143
-    stopped by SIGINT (Ctrl-C) and SIGTERM.
+    stopped by SIGINT (Ctrl-C) and SIGTERM. A second signal ends it at once, which is as safe.
     """
     received: list[int] = []
 
     def stop(number: int, _: FrameType | None) -> None:
         received.append(number)
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, signal.SIG_DFL)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is behind a shell's &
+        signal.signal(signal.SIGINT, stop)
     mount_demo()
     try:
         app()

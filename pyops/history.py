@@ -9,7 +9,7 @@ from pyops.runs import Run
 from pyops.stage import discard, sweep
 from pyops.warehouse import Warehouse
 
-_HASTE = 2  # seconds: a run that failed has waited for the warehouse already, or is being stopped
+_HASTE = 0.5  # seconds: a run that failed has waited for the warehouse already, or is being stopped
 
 
 class History:

@@ -353,7 +353,12 @@ def _connection_error(message: str, dsn: str) -> PyopsError:
         return OperationError(what, hint="check user and password of `dsn` in pyops.yml")
     if "does not exist" in said:
         return OperationError(what, hint="check database and user of `dsn` in pyops.yml")
-    if not said or "translate host" in said:
+    if "could not translate host" in message:  # which may be the end of a password
+        return OperationError(
+            "cannot connect to the source: the host of its DSN is not known",
+            hint="check the host of `dsn` in pyops.yml; in a password, write @ as %40, / as %2F",
+        )
+    if not said:
         return OperationError(what, hint="write `dsn` as postgresql://user:password@host:port/name")
     return TransientError(what, hint="is the server running, and reachable from here?")
 
