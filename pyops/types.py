@@ -192,15 +192,16 @@ def array_to_json(text: str, element: str) -> str:
     )
     unescaped = r"""regexp_replace(token[2:-2], '\\((?s:.))', '\1', 'g')"""
     if element in _NUMBERS:
-        bare = "CASE WHEN regexp_matches(token, '[a-zA-Z]{3}') THEN to_json(token) ELSE token END"
+        is_word = "regexp_matches(token, '[a-zA-Z]{3}')"
+        bare = f"CASE WHEN {is_word} THEN to_json(token)::VARCHAR ELSE token END"
     elif element == "bool":
-        bare = "CASE token WHEN 't' THEN 'true' ELSE 'false' END"
+        bare = "CASE token WHEN 't' THEN 'true' WHEN 'f' THEN 'false' ELSE token END"
     else:
-        bare = "to_json(token)"
+        bare = "to_json(token)::VARCHAR"
     return (
         f"TRY_CAST(array_to_string(list_transform({tokens}, lambda token: CASE"
         " WHEN token = '{' THEN '[' WHEN token = '}' THEN ']' WHEN token = ',' THEN ','"
         " WHEN token = 'NULL' THEN 'null'"
         f""" WHEN token[1] = '"' THEN to_json({unescaped})::VARCHAR"""
-        f" ELSE ({bare})::VARCHAR END), '') AS JSON)"
+        f" ELSE {bare} END), '') AS JSON)"
     )
