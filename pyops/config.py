@@ -49,40 +49,39 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
 
+class Gates(_Section):
+    """What staged rows must pass before they are published."""
+
+
 class TableConfig(_Section):
-    """How one table is landed.
+    """How one table is landed, whatever its source.
 
     Attributes:
         mode: ``full`` reads the table whole, ``incremental`` what lies beyond its watermark,
             ``partition`` the days it is asked for.
         write: How the load is written to the target; the default follows the mode.
-        schema_: The table's schema at the source.
         target: Where it lands, ``schema.table``; ``raw.<table>`` if not given.
-        cursor: The column whose growth tells what is new (``incremental``).
-        lookback: How far below the watermark every run reads again: a duration for cursors that
-            are times, a number for those that are numbers.
-        on_null_cursor: Rows without a cursor are read by every run, or fail it.
         primary_key: What identifies a row.
-        partition_by: The date or timestamp column whose days are replaced (``partition``).
+        partition_by: The column whose days are replaced (``partition``).
         columns: The only columns to land; all if empty.
         exclude: Columns that never leave the source.
         mask: Columns that leave the source only as a hash.
         on_schema_change: ``evolve`` follows the source's columns, ``fail`` stops before reading.
+        max_dead_letter_rate: Beyond this share of dead letters the load fails.
+        gates: What staged rows must pass before they are published.
     """
 
     mode: Mode
     write: Write | None = None
-    schema_: str = Field("public", alias="schema")
     target: str | None = None
-    cursor: str | None = None
-    lookback: Lookback | None = None
-    on_null_cursor: Literal["include", "fail"] | None = None
     primary_key: Names = ()
     partition_by: str | None = None
     columns: Names = ()
     exclude: Names = ()
     mask: Names = ()
     on_schema_change: Literal["evolve", "fail"] = "evolve"
+    max_dead_letter_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
+    gates: Gates = Gates()
 
     @model_validator(mode="after")
     def _is_coherent(self) -> Self:
@@ -94,10 +93,6 @@ class TableConfig(_Section):
         if self.write is not None and self.write not in WRITES[self.mode]:
             allowed = ", ".join(WRITES[self.mode])
             yield f"mode {self.mode} cannot write by {self.write}; it can by: {allowed}"
-        if self.mode == "incremental" and self.cursor is None:
-            yield "mode incremental needs a cursor: the column that grows with every change"
-        if self.mode != "incremental" and (self.cursor or self.lookback or self.on_null_cursor):
-            yield f"cursor, lookback and on_null_cursor mean nothing to mode {self.mode}"
         if (self.mode == "partition") != (self.partition_by is not None):
             yield "mode partition and partition_by go together: the column whose days are replaced"
         if self.replaces_by_key and not self.primary_key:
@@ -105,19 +100,19 @@ class TableConfig(_Section):
                 f"{self.write_pattern} needs a primary_key: without one it could only append,"
                 " and a row read twice would be there twice"
             )
-        if self.write_pattern == "append" and self.lookback is not None:
-            yield "append takes no lookback: what is read twice would be there twice"
-        if self.write_pattern == "append" and self.on_null_cursor == "include":
-            yield "append cannot include rows without a cursor: every run would add them again"
         if self.columns and self.exclude:
             yield "columns and exclude are two ways to say one thing: keep one"
-        needed = {*self.primary_key, self.cursor or "", self.partition_by or ""} - {""}
+        needed = {*self.primary_key, *self._ordering_columns}
         if lost := sorted(needed & set(self.exclude) or (needed - set(self.columns or needed))):
             yield f"the load itself needs column {', '.join(lost)}: it cannot be left out"
-        if hidden := sorted({self.cursor or "", self.partition_by or ""} & set(self.mask)):
+        if hidden := sorted(self._ordering_columns & set(self.mask)):
             yield f"column {', '.join(hidden)} orders the load: it cannot be masked"
         if self.target is not None and len(self.target.split(".")) != 2:
             yield "target is a schema and a table, like raw.orders"
+
+    @property
+    def _ordering_columns(self) -> set[str]:
+        return {self.partition_by} if self.partition_by else set()
 
     @property
     def write_pattern(self) -> Write:
@@ -132,6 +127,38 @@ class TableConfig(_Section):
         )
 
 
+class PostgresTable(TableConfig):
+    """How one PostgreSQL table is landed.
+
+    Attributes:
+        schema_: The table's schema at the source.
+        cursor: The column whose growth tells what is new (``incremental``).
+        lookback: How far below the watermark every run reads again: a duration for cursors that
+            are times, a number for those that are numbers.
+        on_null_cursor: Rows without a cursor are read by every run, or fail it.
+    """
+
+    schema_: str = Field("public", alias="schema")
+    cursor: str | None = None
+    lookback: Lookback | None = None
+    on_null_cursor: Literal["include", "fail"] | None = None
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if self.mode == "incremental" and self.cursor is None:
+            yield "mode incremental needs a cursor: the column that grows with every change"
+        if self.mode != "incremental" and (self.cursor or self.lookback or self.on_null_cursor):
+            yield f"cursor, lookback and on_null_cursor mean nothing to mode {self.mode}"
+        if self.write_pattern == "append" and self.lookback is not None:
+            yield "append takes no lookback: what is read twice would be there twice"
+        if self.write_pattern == "append" and self.on_null_cursor == "include":
+            yield "append cannot include rows without a cursor: every run would add them again"
+
+    @property
+    def _ordering_columns(self) -> set[str]:
+        return super()._ordering_columns | ({self.cursor} if self.cursor else set())
+
+
 class PostgresSource(_Section):
     """A PostgreSQL database and the tables landed from it.
 
@@ -143,7 +170,44 @@ class PostgresSource(_Section):
     type: Literal["postgres"]
     dsn: str = Field(repr=False)
     mask_salt: str = Field("", repr=False)
-    tables: dict[str, TableConfig]
+    tables: dict[str, PostgresTable]
+
+
+class FilesTable(TableConfig):
+    """How files become a table.
+
+    Attributes:
+        path: Where they are, relative to the project: a path, a glob, with ``{date}`` in it for
+            mode ``partition``. A further ``.gz`` or ``.zst`` says that they are compressed.
+        format: What they hold.
+        types: The DuckDB type of a column, by name; what is not named lands as the text it is.
+    """
+
+    path: str
+    format: Literal["csv", "jsonl", "json", "parquet"]
+    types: dict[str, str] = {}
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if self.mode == "incremental":
+            yield "files know no cursor: give them mode full or partition"
+        if (self.mode == "partition") != ("{date}" in self.path):
+            yield "mode partition and a {date} in the path go together: they say whose day it is"
+
+
+class FilesSource(_Section):
+    """Files and the tables landed from them.
+
+    Attributes:
+        mask_salt: What masked values are hashed with: without one, guessing undoes the hash.
+    """
+
+    type: Literal["files"]
+    mask_salt: str = Field("", repr=False)
+    tables: dict[str, FilesTable]
+
+
+Source = Annotated[PostgresSource | FilesSource, Field(discriminator="type")]
 
 
 class Warehouse(_Section):
@@ -157,7 +221,7 @@ class Config(_Section):
     """The whole of pyops.yml."""
 
     warehouse: Warehouse = Warehouse()
-    sources: dict[str, PostgresSource]
+    sources: dict[str, Source]
 
 
 @dataclass(frozen=True)
@@ -166,10 +230,22 @@ class Table:
 
     source: str
     name: str
-    config: TableConfig
+    config: PostgresTable | FilesTable
 
     def __str__(self) -> str:
         return f"{self.source}.{self.name}"
+
+    @property
+    def postgres(self) -> PostgresTable:
+        """The configuration of a table that is known to be PostgreSQL's."""
+        assert isinstance(self.config, PostgresTable)
+        return self.config
+
+    @property
+    def files(self) -> FilesTable:
+        """The configuration of a table that is known to be of files."""
+        assert isinstance(self.config, FilesTable)
+        return self.config
 
     @property
     def target(self) -> tuple[str, str]:
@@ -201,7 +277,9 @@ class Project:
         Raises:
             OperationError: The embedded server is not running or not installed.
         """
-        dsn = self.config.sources[source].dsn
+        settings = self.config.sources[source]
+        assert isinstance(settings, PostgresSource)
+        dsn = settings.dsn
         if dsn == "demo":
             from pyops.demo import dsn as demo_dsn
 
@@ -311,30 +389,46 @@ def _expand(value: Any, path: str) -> Any:
 
 def _explain(error: dict[str, Any]) -> tuple[str, str]:
     """One problem found by pydantic, in the words of this file."""
-    *parents, last = [str(part) for part in error["loc"]] or [""]
-    where = ".".join([*parents, last])
+    location = [str(part) for part in error["loc"]]
+    if location[:1] == ["sources"] and len(location) > 2 and location[2] in _SOURCES:
+        source = location.pop(2)  # pydantic names the kind of source on the way
+    else:
+        source = "postgres"
+    where, last = ".".join(location), (location or [""])[-1]
     if error["type"] == "extra_forbidden":
-        known = _known_keys(error["loc"])
+        known = _known_keys(location, source)
         return f"unknown key {where!r}", _nearest(last, known) or f"known: {', '.join(known)}"
-    if error["type"] == "literal_error":
-        known = re.findall(r"'([^']+)'", error["ctx"]["expected"])
-        nearest = _nearest(str(error["input"]), known)
+    if error["type"] in {"literal_error", "union_tag_invalid"}:
+        context = error["ctx"]
+        known = re.findall(r"'([^']+)'", context.get("expected") or context["expected_tags"])
+        nearest = _nearest(str(context.get("tag", error["input"])), known)
+        where = f"{where}.type" if "tag" in context else where
         return f"{where}: unknown word", nearest or f"it is one of: {', '.join(known)}"
-    if error["type"] == "missing":
-        return f"{where!r} is missing", "every source needs type, dsn and tables; a table its mode"
+    if error["type"] in {"missing", "union_tag_not_found"}:
+        where = f"{where}.type" if error["type"] != "missing" else where
+        needs = "a source needs type, tables and dsn if it is postgres; a table its mode"
+        return f"{where!r} is missing", f"{needs}, and path and format if it is of files"
     reason = str(error.get("ctx", {}).get("error", error["msg"]))
     return f"{where}: {reason}", ""
 
 
-def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+_SOURCES: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
+    "postgres": (PostgresSource, PostgresTable),
+    "files": (FilesSource, FilesTable),
+}
+
+
+def _known_keys(location: list[str], source: str) -> list[str]:
     section: type[BaseModel] = Config
     match location:
-        case ("warehouse", _):
+        case ["warehouse", _]:
             section = Warehouse
-        case ("sources", _, _):
-            section = PostgresSource
-        case ("sources", _, "tables", _, _):
-            section = TableConfig
+        case ["sources", _, _]:
+            section = _SOURCES[source][0]
+        case ["sources", _, "tables", _, _]:
+            section = _SOURCES[source][1]
+        case ["sources", _, "tables", _, "gates", *_]:
+            section = Gates
     return [field.alias or name for name, field in section.model_fields.items()]
 
 

@@ -152,7 +152,7 @@ class _Job:
     def _plan(self, session: postgres.Session, table: Table, state: TableState) -> Plan:
         return plan(
             table,
-            session.describe(table.config.schema_, table.name),
+            session.describe(table.postgres.schema_, table.name),
             state,
             salt=self.project.config.sources[table.source].mask_salt,
             days=self.days,

@@ -105,7 +105,7 @@ class Plan:
     @property
     def lands_below_bound(self) -> bool:
         """Whether only rows that no later run can read again are landed."""
-        return self.table.config.write_pattern == "append"
+        return self.table.postgres.write_pattern == "append"
 
     def query(self, mark: Watermark | None) -> str:
         """The statement that reads the rows, given the watermark after the run."""
@@ -144,7 +144,7 @@ class Plan:
     @property
     def null_cursors(self) -> str:
         """The query that counts the rows without a cursor, where those must not be; else empty."""
-        config = self.table.config
+        config = self.table.postgres
         policy = config.on_null_cursor or ("fail" if self.lands_below_bound else "include")
         if self.cursor is None or policy == "include":
             return ""
@@ -153,7 +153,7 @@ class Plan:
 
     def load(self, mark: Watermark | None) -> Load:
         """What is to be published, given the watermark after the run."""
-        config = self.table.config
+        config = self.table.postgres
         by_key = config.replaces_by_key
         range_ = None
         if self.days is not None and not by_key:
@@ -196,7 +196,7 @@ def plan(
         OperationError: A column is not there.
         SchemaChangeError: The source's columns have changed and the table's policy is ``fail``.
     """
-    config = table.config
+    config = table.postgres
     landings = _landings(table, relation)
     columns = {name: item.warehouse for name, item in landings.items()}
     if state.columns and config.on_schema_change == "fail" and not full_refresh:
@@ -232,7 +232,7 @@ def plan(
 
 
 def _check_watermark(table: Table, state: TableState) -> None:
-    config = table.config
+    config = table.postgres
     if state.cursor not in (None, config.cursor):
         raise UsageError(
             f"{table}: its watermark is of column {state.cursor}, the configuration says"
@@ -248,7 +248,7 @@ def _check_watermark(table: Table, state: TableState) -> None:
 
 
 def _landings(table: Table, relation: Relation) -> dict[str, Landing]:
-    config = table.config
+    config = table.postgres
     there = [column.name for column in relation.columns]
     named = [*config.columns, *config.exclude, *config.mask, *config.primary_key]
     for name in [*named, config.cursor, config.partition_by]:
@@ -311,9 +311,9 @@ def _cursor(table: Table, column: Column) -> Cursor:
 
 def _lookback(table: Table, kind: str, sql_type: str) -> tuple[str, str]:
     """The lookback's text and type; both empty for none."""
-    lookback = table.config.lookback
+    lookback = table.postgres.lookback
     if lookback is None:
-        if kind not in _TIMES or table.config.write_pattern == "append":
+        if kind not in _TIMES or table.postgres.write_pattern == "append":
             return "", ""
         lookback = DEFAULT_LOOKBACK
     is_time = kind in _TIMES or kind == "date"
@@ -329,11 +329,11 @@ def _lookback(table: Table, kind: str, sql_type: str) -> tuple[str, str]:
 
 
 def _days_column(table: Table) -> str:
-    return table.config.partition_by or table.config.cursor or ""
+    return table.postgres.partition_by or table.postgres.cursor or ""
 
 
 def _check_days(table: Table, relation: Relation, *, full_refresh: bool) -> None:
-    config = table.config
+    config = table.postgres
     column = relation.column(_days_column(table))
     if full_refresh:
         raise UsageError("--full-refresh and a range of days exclude each other")
