@@ -142,7 +142,6 @@ def test_settings_of_database_and_role_change_no_value(
     target = f"DATABASE {database}" if level == "database" else "ROLE odd"
     try:
         for name, value in ODD_SETTINGS.items():
-            # search_path takes a list of names, each quoted; the others one quoted value.
             execute(server.dsn(), f"ALTER {target} SET {name} = {literal(value)}")
         dsn = typed_dsn.replace("//postgres@", "//odd@")
         assert execute(dsn, "SHOW extra_float_digits") == [("-15",)]
@@ -158,6 +157,28 @@ def test_setting_that_blinds_the_driver_is_refused(lab: Lab, sql: Sql) -> None:
     sql(f"ALTER DATABASE {database} SET quote_all_identifiers = on")
     with pytest.raises(OperationError, match="quote_all_identifiers is on"):
         lab.extract({"t": FULL})
+
+
+def test_text_of_a_database_in_another_encoding_lands_in_utf8(
+    server: Server, tmp_path: Path
+) -> None:
+    """Behaviour 34."""
+    make = contextmanager(_database)
+    with make(server, "TEMPLATE template0 LOCALE 'C' ENCODING 'LATIN1'") as dsn:
+        # As ASCII: this session's encoding is the database's.
+        execute(dsn, "CREATE TABLE t AS SELECT 1 AS id, U&'\\00e9 \\00ff' AS U&\"\\00e9\"")
+        lab = Lab(tmp_path, dsn)
+        lab.extract({"t": FULL})
+        assert lab.rows('SELECT "é" FROM raw.t') == [("é ÿ",)]
+
+
+def test_database_without_an_encoding_is_refused(server: Server, tmp_path: Path) -> None:
+    """Behaviour 34: its bytes may be any text."""
+    make = contextmanager(_database)
+    with make(server, "TEMPLATE template0 LOCALE 'C' ENCODING 'SQL_ASCII'") as dsn:
+        execute(dsn, "CREATE TABLE t AS SELECT 1 AS id")
+        with pytest.raises(OperationError, match="SQL_ASCII"):
+            Lab(tmp_path, dsn).extract({"t": FULL})
 
 
 def test_row_without_a_primary_key_is_a_dead_letter(lab: Lab, sql: Sql) -> None:
@@ -307,6 +328,28 @@ def test_any_column_name_lands(lab: Lab, sql: Sql) -> None:
         name: {key: str(row)} for row, name in enumerate(NAMES, 1)
     }
     assert all(list(json.loads(payload)) == [key, *NAMES] for *_, payload in letters)
+
+
+def test_names_that_duckdb_cannot_tell_apart_are_refused(lab: Lab, sql: Sql) -> None:
+    """Behaviour 28."""
+    sql('CREATE TABLE t AS SELECT 1 AS id, 2 AS "Id"')
+    with pytest.raises(
+        OperationError, match="Id cannot be landed: id differs from it only by case"
+    ):
+        lab.extract({"t": {"mode": "full"}})
+    lab.extract({"t": {"mode": "full", "exclude": ["Id"]}})
+    assert lab.rows("SELECT id FROM raw.t") == [(1,)]
+
+
+def test_cost_of_a_wide_table_grows_with_its_columns_not_with_their_square(
+    lab: Lab, sql: Sql
+) -> None:
+    sql(f"CREATE TABLE t (id int, {', '.join(f'n{n} numeric(5,2)' for n in range(300))})")
+    sql("INSERT INTO t (id, n0, n299) VALUES (1, 1, 1), (2, 1, 'NaN')")
+    [run] = lab.extract({"t": FULL})
+    assert (run.rows_written, run.rows_dead_lettered) == (1, 1)
+    assert run.seconds is not None
+    assert run.seconds < 20  # the square takes minutes
 
 
 def test_any_table_name_lands(lab: Lab, sql: Sql) -> None:
