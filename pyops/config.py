@@ -3,14 +3,22 @@
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pyops.errors import UsageError
 
@@ -49,8 +57,125 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
 
+OnFail = Literal["fail", "warn", "dead_letter"]
+_T = TypeVar("_T")
+
+
+def _limit(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("is no number")  # noqa: TRY004 (a TypeError would escape pydantic)
+    return value if isinstance(value, dict | BaseModel) else {"threshold": value}
+
+
+class Limit(_Section, Generic[_T]):
+    """A gate's threshold, and what happens beyond it if that is not the table's ``on_fail``."""
+
+    threshold: _T
+    on_fail: OnFail | None = None
+
+
+class Expectation(_Section):
+    """A condition in SQL that no row may break; a NULL breaks none, as in SQL's CHECK."""
+
+    check: str = Field(min_length=1)
+    on_fail: OnFail | None = None
+
+
+class Reference(_Section):
+    """The column of a warehouse table, ``schema.table.column``, that has a column's values."""
+
+    to: str
+    on_fail: OnFail | None = None
+
+    @field_validator("to")
+    @classmethod
+    def _has_three_parts(cls, value: str) -> str:
+        if not re.fullmatch(r"[^.]+\.[^.]+\.[^.]+", value):
+            raise ValueError("is a schema, a table and a column, like raw.users.id")
+        return value
+
+    @property
+    def table(self) -> tuple[str, str]:
+        """Schema and name of the table."""
+        schema, name, _ = self.to.split(".")
+        return schema, name
+
+    @property
+    def column(self) -> str:
+        """The column that has the values."""
+        return self.to.rpartition(".")[2]
+
+
+_Rate = Annotated[float, Field(ge=0, le=1)]
+_MaxRate = Annotated[Limit[_Rate], BeforeValidator(_limit)]
+_MaxAge = Annotated[Limit[Duration], BeforeValidator(_limit)]
+_MinRows = Annotated[Limit[Annotated[int, Field(ge=0)]], BeforeValidator(_limit)]
+_Within = Annotated[
+    Limit[Annotated[float, Field(ge=0, allow_inf_nan=False)]], BeforeValidator(_limit)
+]
+_Expect = Annotated[
+    Expectation, BeforeValidator(lambda value: {"check": value} if _is_word(value) else value)
+]
+_Reference = Annotated[
+    Reference, BeforeValidator(lambda value: {"to": value} if _is_word(value) else value)
+]
+
+
+def _is_word(value: object) -> bool:
+    return not isinstance(value, dict | BaseModel)
+
+
 class Gates(_Section):
-    """What staged rows must pass before they are published."""
+    """What staged rows must pass before they are published.
+
+    Every gate is a threshold, or a mapping of ``threshold`` (``check``, ``to``) and ``on_fail``.
+
+    Attributes:
+        min_rows: How many rows must have arrived.
+        max_null_rate: The largest share of rows that may have NULL in a column.
+        max_duplicate_rate: The largest share of rows that may repeat another row's value in a
+            column, or in several joined by commas; as in SQL's UNIQUE, a NULL repeats nothing.
+        max_age: How old a column's newest date or timestamp (UTC) may be.
+        row_count_within: How far from the median of the last runs' rows their number may be, as
+            a share of that median; above 1 it only limits growth.
+        expect: Conditions in SQL that no row may break, by name; a NULL breaks none.
+        references: Where each value of a column must be found in the warehouse.
+        on_fail: ``fail`` publishes nothing, ``warn`` publishes all the same, ``dead_letter``
+            publishes what is left without the rows at fault, where single rows are.
+    """
+
+    min_rows: _MinRows | None = None
+    max_null_rate: dict[str, _MaxRate] = {}
+    max_duplicate_rate: dict[str, _MaxRate] = {}
+    max_age: dict[str, _MaxAge] = {}
+    row_count_within: _Within | None = None
+    expect: dict[str, _Expect] = {}
+    references: dict[str, _Reference] = {}
+    on_fail: OnFail = "fail"
+
+    @model_validator(mode="after")
+    def _is_coherent(self) -> Self:
+        of_all_rows: dict[str, Iterable[Limit[Any] | None]] = {
+            "min_rows": [self.min_rows],
+            "max_duplicate_rate": self.max_duplicate_rate.values(),
+            "max_age": self.max_age.values(),
+            "row_count_within": [self.row_count_within],
+        }
+        for gate, limits in of_all_rows.items():
+            if any(limit and (limit.on_fail or self.on_fail) == "dead_letter" for limit in limits):
+                raise ValueError(
+                    f"{gate} cannot dead_letter, as no single row is at fault;"
+                    " give it its own on_fail: {threshold: ..., on_fail: fail}"
+                )
+        for columns in self.max_duplicate_rate:
+            if not all(split_columns(columns)):
+                raise ValueError(f"max_duplicate_rate: {columns!r} names no columns, like id, line")
+        return self
+
+
+def split_columns(names: str) -> list[str]:
+    """The column names that are joined by commas."""
+    return [name.strip() for name in names.split(",")]
 
 
 class TableConfig(_Section):
@@ -230,7 +355,7 @@ class Table:
 
     source: str
     name: str
-    config: PostgresTable | FilesTable
+    config: PostgresTable | FilesTable = field(hash=False)  # it holds mappings
 
     def __str__(self) -> str:
         return f"{self.source}.{self.name}"
@@ -270,6 +395,11 @@ class Project:
     def state_directory(self) -> Path:
         """Where staging files and the demo live."""
         return self.directory / ".pyops"
+
+    @property
+    def staging_directory(self) -> Path:
+        """Where the staging files are."""
+        return self.state_directory / "staging"
 
     def dsn(self, source: str) -> str:
         """A source's DSN; that of the embedded server if it says ``demo``.
@@ -404,6 +534,11 @@ def _explain(error: dict[str, Any]) -> tuple[str, str]:
         nearest = _nearest(str(context.get("tag", error["input"])), known)
         where = f"{where}.type" if "tag" in context else where
         return f"{where}: unknown word", nearest or f"it is one of: {', '.join(known)}"
+    if error["type"] == "dict_type":
+        return f"{where}: is a mapping", f"write {last}: {{a name: what holds for it}}"
+    if error["type"] == "missing" and "gates" in location:
+        known = _known_keys(location, source)
+        return f"{where!r} is missing", f"this gate is a mapping of: {', '.join(known)}"
     if error["type"] in {"missing", "union_tag_not_found"}:
         where = f"{where}.type" if error["type"] != "missing" else where
         needs = "a source needs type, tables and dsn if it is postgres; a table its mode"
@@ -418,6 +553,9 @@ _SOURCES: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
 }
 
 
+_GATES: dict[str, type[BaseModel]] = {"expect": Expectation, "references": Reference}
+
+
 def _known_keys(location: list[str], source: str) -> list[str]:
     section: type[BaseModel] = Config
     match location:
@@ -427,8 +565,10 @@ def _known_keys(location: list[str], source: str) -> list[str]:
             section = _SOURCES[source][0]
         case ["sources", _, "tables", _, _]:
             section = _SOURCES[source][1]
-        case ["sources", _, "tables", _, "gates", *_]:
+        case ["sources", _, "tables", _, "gates", _]:
             section = Gates
+        case ["sources", _, "tables", _, "gates", gate, *_]:
+            section = _GATES.get(gate, Limit)
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
