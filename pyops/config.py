@@ -438,7 +438,7 @@ class Project:
                 known = [str(t) for t in tables]
                 raise UsageError(
                     f"there is no table {name!r} in the configuration",
-                    hint=_nearest(name, known) or f"configured are: {', '.join(known)}",
+                    hint=did_you_mean(name, known) or f"configured are: {', '.join(known)}",
                 )
             if len(found) > 1:
                 both = " and ".join(map(str, found))
@@ -527,11 +527,11 @@ def _explain(error: dict[str, Any]) -> tuple[str, str]:
     where, last = ".".join(location), (location or [""])[-1]
     if error["type"] == "extra_forbidden":
         known = _known_keys(location, source)
-        return f"unknown key {where!r}", _nearest(last, known) or f"known: {', '.join(known)}"
+        return f"unknown key {where!r}", did_you_mean(last, known) or f"known: {', '.join(known)}"
     if error["type"] in {"literal_error", "union_tag_invalid"}:
         context = error["ctx"]
         known = re.findall(r"'([^']+)'", context.get("expected") or context["expected_tags"])
-        nearest = _nearest(str(context.get("tag", error["input"])), known)
+        nearest = did_you_mean(str(context.get("tag", error["input"])), known)
         where = f"{where}.type" if "tag" in context else where
         return f"{where}: unknown word", nearest or f"it is one of: {', '.join(known)}"
     if error["type"] == "dict_type":
@@ -572,7 +572,8 @@ def _known_keys(location: list[str], source: str) -> list[str]:
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
-def _nearest(word: str, known: list[str]) -> str:
+def did_you_mean(word: str, known: list[str]) -> str:
+    """Asks for the known word that is nearest to an unknown one; empty if none is near."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else ""
 
