@@ -54,8 +54,11 @@ def extract(
     full_refresh: Annotated[
         bool, typer.Option(help="Read the tables whole and swap them; watermarks start over.")
     ] = False,
+    stage: Annotated[
+        bool, typer.Option("--stage", help="Stop after staging; validate and publish go on.")
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="Say what would be done; write nothing anywhere.")
+        bool, typer.Option("--dry-run", help="Say what would be done; write nothing anywhere.")
     ] = False,
     as_json: Json = False,
     project_dir: ProjectDir = Path(),
@@ -75,9 +78,55 @@ def extract(
             tables or (),
             days=days,
             full_refresh=full_refresh,
+            stage_only=stage,
             dry_run=dry_run,
             listener=terminal,
         )
+    print_extractions(done, as_json=as_json)
+    _exit(max((item.error.exit_code for item in done if item.error), default=0))
+
+
+@app.command()
+def validate(
+    tables: Tables = None,
+    *,
+    check: Annotated[
+        list[str] | None, typer.Option(help="Only this family of gates, like nulls; repeatable.")
+    ] = None,
+    as_json: Json = False,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """Hold staged tables against their gates; change nothing."""
+    from pyops.gates import CHECKS
+    from pyops.steps import validate as validate_staged
+    from pyops.terminal import Terminal, print_extractions
+
+    for family in check or ():
+        if family not in CHECKS:
+            raise UsageError(f"there is no check {family!r}", hint=f"one of: {', '.join(CHECKS)}")
+    project = config.load(project_dir, config_file)
+    with Terminal() as terminal:
+        done = validate_staged(project, tables or (), checks=check or (), listener=terminal)
+    print_extractions(done, as_json=as_json)
+    _exit(max((item.error.exit_code for item in done if item.error), default=0))
+
+
+@app.command()
+def publish(
+    tables: Tables = None,
+    *,
+    as_json: Json = False,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """Validate and publish staged tables."""
+    from pyops.steps import publish as publish_staged
+    from pyops.terminal import Terminal, print_extractions
+
+    project = config.load(project_dir, config_file)
+    with Terminal() as terminal:
+        done = publish_staged(project, tables or (), listener=terminal)
     print_extractions(done, as_json=as_json)
     _exit(max((item.error.exit_code for item in done if item.error), default=0))
 
@@ -113,6 +162,85 @@ def status(
 
     project = config.load(project_dir, config_file)
     print_status(look_up(project), as_json=as_json)
+
+
+dlq = typer.Typer(help="Dead letters: rows that could not be landed.", no_args_is_help=True)
+app.add_typer(dlq, name="dlq")
+
+
+@dlq.command("list")
+def list_letters(
+    tables: Tables = None,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those that are open no more.")
+    ] = False,
+    as_json: Json = False,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """List dead letters: where each came from and why; no values."""
+    from pyops.dead_letters import dead_letters
+    from pyops.terminal import print_letters
+
+    project = config.load(project_dir, config_file)
+    print_letters(
+        dead_letters(project, tables or (), everything=everything), as_json=as_json, values=False
+    )
+
+
+@dlq.command("show")
+def show_letters(
+    ids: Annotated[list[int], typer.Argument(help="Numbers of dead letters.")],
+    *,
+    as_json: Json = False,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """Show dead letters with their values and whole rows."""
+    from pyops.dead_letters import dead_letters
+    from pyops.terminal import print_letters
+
+    project = config.load(project_dir, config_file)
+    print_letters(dead_letters(project, ids=ids), as_json=as_json, values=True)
+
+
+@dlq.command("replay")
+def replay_letters(
+    table: Annotated[str, typer.Argument(help="The table, as source.table or table.")],
+    *,
+    ids: Annotated[
+        list[int] | None, typer.Option("--id", help="Only this letter; repeatable.")
+    ] = None,
+    as_json: Json = False,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """Land the open dead letters of a table that can be landed now."""
+    from pyops.dead_letters import replay
+    from pyops.terminal import print_replay
+
+    project = config.load(project_dir, config_file)
+    print_replay(replay(project, table, ids=ids or ()), as_json=as_json)
+
+
+@dlq.command("purge")
+def purge_letters(
+    tables: Tables = None,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also the open ones: their rows are given up.")
+    ] = False,
+    as_json: Json = False,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """Delete dead letters that are open no more."""
+    from pyops.dead_letters import purge
+    from pyops.terminal import print_purged
+
+    project = config.load(project_dir, config_file)
+    print_purged(purge(project, tables or (), everything=everything), as_json=as_json)
 
 
 def _days(day: datetime | None, first: datetime | None, last: datetime | None) -> Days | None:

@@ -4,23 +4,25 @@ All tables of a source are read in one snapshot, so that they fit together: no o
 user. A table that fails leaves the others alone; its target stays as it was.
 """
 
-import os
-import secrets
-import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
-from pyops.config import Project, Table
+from pyops.audit import GateError, audit
+from pyops.config import FilesSource, Project, Table
 from pyops.errors import DataError, PyopsError
+from pyops.gates import GateResult
 from pyops.history import History
+from pyops.interrupt import interruptible
 from pyops.plan import Days, Plan, plan
-from pyops.publish import publish
-from pyops.runs import Run
-from pyops.sources import postgres
-from pyops.stage import Stage
-from pyops.warehouse import TableState, Warehouse, utc_now
+from pyops.plan_files import file_landings, plan_files
+from pyops.publish import Load, publish
+from pyops.runs import Run, ended
+from pyops.sources import files, postgres
+from pyops.stage import Stage, discard, kept
+from pyops.warehouse import TableState, Warehouse
 from pyops.watermark import Watermark, advance, still_open
 
 _SETTLING_SECONDS = 0.25  # how long to wait for short transactions, so that the watermark can move
@@ -60,12 +62,21 @@ class Silent:
 
 @dataclass(frozen=True)
 class Extraction:
-    """What came of one table: the run, and the error if it failed."""
+    """What came of one table.
+
+    Attributes:
+        table: The table.
+        run: What is recorded of it.
+        error: Why it failed, if it did.
+        query: What a dry run would ask the source.
+        gates: What the gates said of the staged rows.
+    """
 
     table: Table
     run: Run
     error: PyopsError | None = None
     query: str = ""
+    gates: tuple[GateResult, ...] = ()
 
 
 def extract(
@@ -74,16 +85,18 @@ def extract(
     *,
     days: Days | None = None,
     full_refresh: bool = False,
+    stage_only: bool = False,
     dry_run: bool = False,
     listener: Listener | None = None,
 ) -> list[Extraction]:
-    """Lands tables in the warehouse.
+    """Lands tables in the warehouse: stages, validates and publishes each.
 
     Args:
         project: Where, from where, and how.
         names: Tables, as ``source.table`` or ``table``; all of them if empty.
         days: Land these days only: replaced or merged, the watermark stays as it is.
         full_refresh: Read the tables whole and swap them; their watermarks start over.
+        stage_only: Stop after staging: ``validate`` and ``publish`` go on from there.
         dry_run: Look at source and warehouse and say what would be done; write nothing anywhere.
         listener: Told of progress.
 
@@ -94,7 +107,7 @@ def extract(
         UsageError: A name that is not configured.
         OperationError: The warehouse cannot be opened.
     """
-    job = _Job(project, days, full_refresh, dry_run, listener or Silent())
+    job = _Job(project, days, full_refresh, stage_only, dry_run, listener or Silent())
     return job.run(project.select(list(names)))
 
 
@@ -103,24 +116,24 @@ class _Job:
     project: Project
     days: Days | None
     full_refresh: bool
+    stage_only: bool
     dry_run: bool
     listener: Listener
 
     def __post_init__(self) -> None:
-        self.warehouse = Warehouse(
-            self.project.warehouse_path,
-            lock_timeout=self.project.config.warehouse.lock_timeout.total_seconds(),
-            on_wait=self.listener.note,
-        )
-        self.history = History(self.warehouse, self.project.state_directory / "staging")
+        self.warehouse = Warehouse.of(self.project, on_wait=self.listener.note)
+        self.history = History(self.warehouse, self.project.staging_directory)
 
     def run(self, tables: Sequence[Table]) -> list[Extraction]:
         states = self._states(tables)
         done: dict[Table, Extraction] = {}
         for source in dict.fromkeys(table.source for table in tables):
             mine = {table: states[table] for table in tables if table.source == source}
+            read = self._postgres
+            if isinstance(self.project.config.sources[source], FilesSource):
+                read = self._files
             try:
-                for item in self._source(source, mine):
+                for item in read(source, mine):
                     done[item.table] = item
             except PyopsError as error:  # no connection: each table that is left has failed
                 left = [table for table in mine if table not in done]
@@ -133,10 +146,12 @@ class _Job:
                 self.history.settle()
             return self.warehouse.states(tables)
         except PyopsError as error:
-            self._record(*(_ended(self._begun(t), "failed", str(error)) for t in tables))
+            self._record(*(ended(self._begun(t), "failed", str(error)) for t in tables))
             raise
 
-    def _source(self, name: str, states: Mapping[Table, TableState]) -> Iterator[Extraction]:
+    # PostgreSQL
+
+    def _postgres(self, name: str, states: Mapping[Table, TableState]) -> Iterator[Extraction]:
         plans: list[Plan] = []
         with postgres.connect(self.project.dsn(name), on_retry=self.listener.note) as session:
             for table, state in states.items():
@@ -147,7 +162,13 @@ class _Job:
             marks = self._watermarks(session, plans)
             with session.snapshot():
                 for planned in plans:
-                    yield self._table(session, planned, marks.get(planned.table))
+                    mark = marks.get(planned.table)
+                    state = states[planned.table]
+                    yield self._attempted(
+                        planned.table,
+                        self._begun(planned.table, planned.write),
+                        partial(self._query, session, planned, mark, state),
+                    )
 
     def _plan(self, session: postgres.Session, table: Table, state: TableState) -> Plan:
         return plan(
@@ -193,36 +214,26 @@ class _Job:
             time.sleep(0.02)
         return now
 
-    def _table(
-        self, session: postgres.Session, planned: Plan, mark: Watermark | PyopsError | None
+    def _query(
+        self,
+        session: postgres.Session,
+        planned: Plan,
+        mark: Watermark | PyopsError | None,
+        state: TableState,
+        run: Run,
     ) -> Extraction:
-        run = self.current = self._begun(planned.table, planned)
-        try:
-            if isinstance(mark, PyopsError):
-                raise mark
-            with session.savepoint():
-                upper = mark.bound if mark else None
-                session.bind(**planned.settings, upper=upper or "")
-                self._refuse_null_cursors(session, planned)
-                run = self.current = replace(
-                    run,
-                    lower_bound=planned.stored.bound if planned.cursor else None,
-                    upper_bound=upper,
-                )
-                if self.dry_run:
-                    run = replace(run, status="planned")
-                    return Extraction(planned.table, run, query=planned.query(mark))
-                run = self._land(session, planned, mark, run)
-        except PyopsError as error:
-            return self._failed(planned.table, error, self.current)
-        except KeyboardInterrupt:
-            self._record(_ended(self.current, "cancelled", "it was stopped before it ended"))
-            raise
-        except BaseException as error:
-            self._record(_ended(self.current, "failed", type(error).__name__))
-            raise
-        self.listener.finished(planned.table, run, None)
-        return Extraction(planned.table, run)
+        if isinstance(mark, PyopsError):
+            raise mark
+        with session.savepoint():
+            upper = mark.bound if mark else None
+            session.bind(**planned.settings, upper=upper or "")
+            self._refuse_null_cursors(session, planned)
+            lower = planned.stored.bound if planned.cursor else None
+            run = self.current = replace(run, lower_bound=lower, upper_bound=upper)
+            if self.dry_run:
+                planned_run = replace(run, status="planned")
+                return Extraction(planned.table, planned_run, query=planned.query(mark))
+            return self._land(session, planned, mark, state, run)
 
     def _refuse_null_cursors(self, session: postgres.Session, planned: Plan) -> None:
         if planned.null_cursors and (count := session.query(planned.null_cursors)[0][0]):
@@ -233,8 +244,13 @@ class _Job:
             )
 
     def _land(
-        self, session: postgres.Session, planned: Plan, mark: Watermark | None, run: Run
-    ) -> Run:
+        self,
+        session: postgres.Session,
+        planned: Plan,
+        mark: Watermark | None,
+        state: TableState,
+        run: Run,
+    ) -> Extraction:
         table, relation = planned.table, planned.relation
         load = planned.load(mark)
 
@@ -252,36 +268,102 @@ class _Job:
                 cancel=session.cancel,
                 progress=progress,
             )
-            superseded = 0
             if load.key and not planned.lands_below_bound:
                 superseded = stage.keep_newest(load.key, load.cursor, table=str(table))
-            if superseded:
-                self.listener.note(f"{table}: {superseded} rows superseded by newer ones")
+                if superseded:
+                    self.listener.note(f"{table}: {superseded} rows superseded by newer ones")
             self.current = replace(
                 run,
                 rows_read=staged.rows_read,
                 bytes_read=staged.bytes_read,
-                rows_dead_lettered=staged.rows_dead_lettered,
                 null_cursors=stage.null_count(load.cursor) if load.cursor else 0,
             )
-            return publish(self.warehouse, stage, load, self.current)
+            return self._staged(stage, load, state)
 
-    def _begun(self, table: Table, planned: Plan | None = None) -> Run:
-        now = utc_now()
-        return Run(
-            run_id=f"{now:%Y%m%dT%H%M%S.%f}-{secrets.token_hex(3)}",
-            source=table.source,
-            table_name=table.name,
-            mode=table.config.mode,
-            write_pattern=planned.write if planned else table.config.write_pattern,
-            status="running",
-            started_at=now,
-            host=socket.gethostname(),
-            pid=os.getpid(),
+    # Files
+
+    def _files(self, name: str, states: Mapping[Table, TableState]) -> Iterator[Extraction]:
+        for table, state in states.items():
+            write = "swap" if self.full_refresh else table.config.write_pattern
+            run = self._begun(table, write)
+            yield self._attempted(table, run, partial(self._read_files, table, state))
+
+    def _read_files(self, table: Table, state: TableState, run: Run) -> Extraction:
+        found = files.find(self.project.directory, table.files, self.days)
+        for day in found.missing:
+            self.listener.note(f"{table}: there is no file for {day}")
+        planned = plan_files(table, found, state, days=self.days, full_refresh=self.full_refresh)
+        if self.dry_run:
+            names = ", ".join(file.name for file in planned.files) or "no file that is new"
+            return Extraction(table, replace(run, status="planned"), query=f"read {names}")
+        if not planned.files:
+            run = ended(run, "succeeded", None)
+            self._record(run)
+            return Extraction(table, run)
+        with Stage.create(self.history.staging, run) as stage:
+            arrived = interruptible(
+                lambda: files.arrive(stage.connection, table.files, planned.files, stage.scratch),
+                cancel=stage.connection.interrupt,
+            )
+            salt = self.project.config.sources[table.source].mask_salt
+            landings = file_landings(table, arrived.columns, state, salt=salt)
+            stage.fill_from_tables(landings, key=planned.load.key)
+            if planned.load.key:
+                stage.keep_newest(planned.load.key, None, table=str(table))
+            self.current = replace(
+                run, rows_read=arrived.rows + arrived.refused, bytes_read=arrived.bytes
+            )
+            return self._staged(stage, planned.load, state)
+
+    # Either
+
+    def _staged(self, stage: Stage, load: Load, state: TableState) -> Extraction:
+        """Goes on with a filled staging file: keeps it for later, or validates and publishes."""
+        for path, old in kept(self.history.staging):
+            if (old.source, old.table_name) == (load.table.source, load.table.name):
+                discard(self.history.staging, [path])
+        if self.stage_only:
+            run = replace(self.current, rows_dead_lettered=stage.dead_letters)
+            self.current = ended(run, "staged", None)
+            stage.keep(self.current, load.to_json())
+            self._record(self.current)
+            return Extraction(load.table, self.current)
+        self.current, results = audit(
+            self.warehouse, stage, load, self.current, recent_rows=state.recent_rows
+        )
+        run = publish(self.warehouse, stage, load, self.current, results)
+        return Extraction(load.table, run, gates=results)
+
+    def _attempted(
+        self, table: Table, run: Run, attempt: Callable[[Run], Extraction]
+    ) -> Extraction:
+        self.current = run
+        try:
+            done = attempt(run)
+        except GateError as error:
+            run = ended(error.run, "rejected", str(error))
+            self.history.record(run, results=error.results)
+            self.listener.finished(table, run, error)
+            return Extraction(table, run, error, gates=error.results)
+        except PyopsError as error:
+            return self._failed(table, error, self.current)
+        except KeyboardInterrupt:
+            self._record(ended(self.current, "cancelled", "it was stopped before it ended"))
+            raise
+        except BaseException as error:
+            self._record(ended(self.current, "failed", type(error).__name__))
+            raise
+        if not self.dry_run:
+            self.listener.finished(table, done.run, None)
+        return done
+
+    def _begun(self, table: Table, write: str | None = None) -> Run:
+        return Run.begun(
+            table.source, table.name, table.config.mode, write or table.config.write_pattern
         )
 
     def _failed(self, table: Table, error: PyopsError, run: Run | None = None) -> Extraction:
-        run = _ended(run or self._begun(table), "failed", str(error))
+        run = ended(run or self._begun(table), "failed", str(error))
         self._record(run)
         self.listener.finished(table, run, error)
         return Extraction(table, run, error)
@@ -289,9 +371,3 @@ class _Job:
     def _record(self, *runs: Run) -> None:
         if not self.dry_run:
             self.history.record(*runs)
-
-
-def _ended(run: Run, status: str, error: str) -> Run:
-    now = utc_now()
-    seconds = (now - (run.started_at or now)).total_seconds()
-    return replace(run, status=status, finished_at=now, seconds=seconds, error=error)

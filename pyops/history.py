@@ -1,10 +1,12 @@
 """The history of runs: every run becomes a row, whatever became of it and of its process."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from pyops.errors import PyopsError
+from pyops.gates import GateResult
 from pyops.runs import Run
 from pyops.stage import discard, sweep
 from pyops.warehouse import Warehouse
@@ -28,10 +30,10 @@ class History:
         self.staging = staging
         self._warehouse = warehouse
 
-    def record(self, *runs: Run) -> None:
-        """Adds runs that were not published."""
+    def record(self, *runs: Run, results: Sequence[GateResult] = ()) -> None:
+        """Adds runs that were not published, and what the gates said of the only one of them."""
         try:
-            self._warehouse.record(runs, lock_timeout=_HASTE)
+            self._warehouse.record(runs, results, lock_timeout=_HASTE)
         except PyopsError:
             # On a full disk there may be no room for a note: the failure itself is told anyway.
             with suppress(OSError):

@@ -55,10 +55,7 @@ def status(project: Project) -> list[TableStatus]:
         PyopsError: The warehouse cannot be opened.
     """
     tables = project.tables()
-    warehouse = Warehouse(
-        project.warehouse_path,
-        lock_timeout=project.config.warehouse.lock_timeout.total_seconds(),
-    )
+    warehouse = Warehouse.of(project)
     if not warehouse.path.exists():
         return [_status(table) for table in tables]
     states = warehouse.states(tables)

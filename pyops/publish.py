@@ -4,29 +4,32 @@ Rows, watermark, dead letters, schema changes and the row of the run share one t
 whenever a run is killed, the same command run again goes on from a state that was whole.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from typing import Self
 
 import duckdb
 
 from pyops.config import Table, Write
 from pyops.errors import SchemaChangeError, TransientError
 from pyops.evolution import SchemaChange, compare
+from pyops.gates import GateResult
 from pyops.interrupt import interruptible
-from pyops.runs import Run
+from pyops.runs import Run, utc_now
 from pyops.sql import columns as listed
-from pyops.sql import identifier, qualified
+from pyops.sql import identifier, literal, qualified
 from pyops.stage import Stage
 from pyops.warehouse import (
     BOOKKEEPING,
     TableState,
     Warehouse,
+    insert_results,
     insert_run,
     table_state,
-    utc_now,
 )
 from pyops.watermark import Watermark
 
@@ -48,6 +51,9 @@ class Load:
         cursor: The column the watermark speaks of.
         resets_watermark: Whether a watermark that is there is of no use any more.
         accepts_changes: Whether the source's columns may differ from the target's.
+        replaces_files: For delete_insert of files: whose rows go; None for anything else.
+        files: The files that were read, each with size and modification time (ns).
+        replays: The dead letters that are landed by this.
     """
 
     table: Table
@@ -60,9 +66,40 @@ class Load:
     cursor: str | None = None
     resets_watermark: bool = False
     accepts_changes: bool = True
+    replaces_files: tuple[str, ...] | None = None
+    files: tuple[tuple[str, int, int], ...] = ()
+    replays: tuple[int, ...] = ()
+
+    def to_json(self) -> str:
+        """The load as a JSON object, without its table."""
+        values = asdict(replace(self, table=None, watermark=None))  # type: ignore[arg-type]
+        mark = self.watermark
+        if mark is not None:
+            values["watermark"] = [mark.bound, mark.candidate, sorted(mark.waiting_for)]
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, text: str, table: Table) -> Self:
+        """The load that ``to_json`` wrote."""
+        values = json.loads(text)
+        if values["watermark"] is not None:
+            bound, candidate, waiting = values["watermark"]
+            values["watermark"] = Watermark(bound, candidate, frozenset(waiting))
+        for name in ("key", "replaces", "replaces_files", "replays"):
+            values[name] = values[name] and tuple(values[name])
+        values["key"] = values["key"] or ()
+        values["replays"] = values["replays"] or ()
+        values["files"] = tuple((name, size, mtime) for name, size, mtime in values["files"])
+        return cls(**{**values, "table": table})
 
 
-def publish(warehouse: Warehouse, stage: Stage, load: Load, run: Run) -> Run:
+def publish(
+    warehouse: Warehouse,
+    stage: Stage,
+    load: Load,
+    run: Run,
+    results: Sequence[GateResult] = (),
+) -> Run:
     """Writes a staged load to its target.
 
     Args:
@@ -70,6 +107,7 @@ def publish(warehouse: Warehouse, stage: Stage, load: Load, run: Run) -> Run:
         stage: The staging file, filled.
         load: What is to be done with it.
         run: The run so far.
+        results: What the gates said of it.
 
     Returns:
         The run with what was written, as it was recorded.
@@ -80,16 +118,17 @@ def publish(warehouse: Warehouse, stage: Stage, load: Load, run: Run) -> Run:
         OperationError: The warehouse cannot be written.
     """
     with warehouse.attached(stage.connection):
-        publication = _Publication(stage, load)
+        publication = _Publication(stage, load, results)
         return interruptible(lambda: publication.commit(run), cancel=stage.connection.interrupt)
 
 
 class _Publication:
     """One load on its way into the attached warehouse."""
 
-    def __init__(self, stage: Stage, load: Load) -> None:
+    def __init__(self, stage: Stage, load: Load, results: Sequence[GateResult]) -> None:
         self.stage = stage
         self.load = load
+        self.results = results
         self.began = time.monotonic()
         self.connection = stage.connection
         self.target = qualified("warehouse", *load.table.target)
@@ -179,8 +218,10 @@ class _Publication:
         gone = [name for name in state.columns if name.lower() not in here]
 
         def pair(name: str) -> tuple[str, str]:
-            # Types that differ are compared as texts: a cast of the one to the other may fail.
-            as_text = "::VARCHAR" * (there[name.lower()] != self.stage.columns[name])
+            # Types that differ are compared as texts: a cast of the one to the other may fail. So
+            # are floats: -0 and 0 are equal, and yet not the same.
+            old, new = there[name.lower()], self.stage.columns[name]
+            as_text = "::VARCHAR" * (old != new or new in {"FLOAT", "DOUBLE"})
             return f"r.{identifier(name)}{as_text}", f"t.{identifier(name)}{as_text}"
 
         differs = ["t._load_id IS NULL"] + [
@@ -205,6 +246,11 @@ class _Publication:
             return 0
         if load.replaces_all:
             return self._number(f"DELETE FROM {self.target}")
+        if load.replaces_files is not None:
+            names = list(load.replaces_files)
+            return self._number(
+                f"DELETE FROM {self.target} WHERE _file IN (SELECT unnest(?))", names
+            )
         if load.replaces is not None:
             column, first, end = load.replaces
             where = f"{identifier(column)} >= ?::DATE AND {identifier(column)} < ?::DATE"
@@ -222,13 +268,17 @@ class _Publication:
                 *(run.rows_written, run.rows_deleted, at),
             ],
         )
-        connection.execute(
-            "INSERT INTO warehouse.pyops.dead_letters"
-            " SELECT ?, ?, ?, ?, key, column_name, value, reason, payload, ? FROM dead_letters"
-            " WHERE payload NOT IN (SELECT payload FROM warehouse.pyops.dead_letters"
-            "  WHERE source = ? AND table_name = ?)",
-            [run.run_id, run.load_id, *who, at, *who],
-        )
+        self._settle_dead_letters(run, at)
+        for file, size, mtime_ns in load.files:
+            connection.execute(
+                "DELETE FROM warehouse.pyops.files"
+                " WHERE source = ? AND table_name = ? AND file = ?",
+                [*who, file],
+            )
+            connection.execute(
+                "INSERT INTO warehouse.pyops.files VALUES (?, ?, ?, ?, ?, ?)",
+                [*who, file, size, mtime_ns, run.load_id],
+            )
         for change in changes:
             connection.execute(
                 "INSERT INTO warehouse.pyops.schema_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -248,6 +298,43 @@ class _Publication:
                 ],
             )
         insert_run(connection, "warehouse", run)
+        insert_results(connection, "warehouse", run, self.results)
+
+    def _settle_dead_letters(self, run: Run, at: datetime) -> None:
+        """Adds this load's dead letters; what it has read again is open no more."""
+        load = self.load
+        who = [load.table.source, load.table.name]
+        letters = "warehouse.pyops.dead_letters"
+        mine = "source = ? AND table_name = ? AND status = 'open'"
+
+        def resolve(status: str, condition: str, *parameters: object) -> None:
+            self.connection.execute(
+                f"UPDATE {letters} SET status = ?, resolved_by = ? WHERE {mine} AND {condition}",
+                [status, run.run_id, *who, *parameters],
+            )
+
+        if load.replays:
+            resolve("replayed", "letter_id IN (SELECT unnest(?))", list(load.replays))
+        elif load.write == "swap" or load.replaces_all:
+            resolve("superseded", "payload NOT IN (SELECT payload FROM dead_letters)")
+        elif load.replaces_files is not None:
+            resolve(
+                "superseded",
+                "file IN (SELECT unnest(?)) AND payload NOT IN (SELECT payload FROM dead_letters)",
+                list(load.replaces_files),
+            )
+        elif load.key:
+            texts = ", ".join(f"{literal(name)}: {identifier(name)}::VARCHAR" for name in load.key)
+            resolve("superseded", f"key IN (SELECT to_json({{{texts}}})::VARCHAR FROM rows)")
+        self.connection.execute(
+            f"INSERT INTO {letters} (run_id, load_id, source, table_name, key, column_name, value,"
+            " reason, payload, recorded_at, letter_id, file, line, status)"
+            " SELECT ?, ?, ?, ?, key, column_name, value, reason, payload, ?,"
+            f" (SELECT coalesce(max(letter_id), 0) FROM {letters}) + row_number() OVER (),"
+            f" file, line, 'open' FROM dead_letters WHERE payload NOT IN"
+            f" (SELECT payload FROM {letters} WHERE {mine})",
+            [run.run_id, run.load_id, *who, at, *who],
+        )
 
     def _number(self, statement: str, *parameters: object) -> int:
         row = self.connection.execute(statement, list(parameters)).fetchone()

@@ -19,7 +19,7 @@ from typing import Self
 import duckdb
 import pyarrow as pa
 
-from pyops.errors import DataError, PyopsError
+from pyops.errors import DataError, PyopsError, TransientError
 from pyops.interrupt import interruptible
 from pyops.runs import Run
 from pyops.sql import columns as listed
@@ -40,7 +40,6 @@ class Staged:
 
     rows_read: int
     bytes_read: int
-    rows_dead_lettered: int
 
 
 @dataclass
@@ -50,6 +49,7 @@ class Stage:
     path: Path
     connection: duckdb.DuckDBPyConnection
     columns: dict[str, str] = field(default_factory=dict)
+    kept: bool = False
 
     @classmethod
     def create(cls, directory: Path, run: Run) -> Self:
@@ -64,12 +64,44 @@ class Stage:
             try:
                 with _locked(directory):
                     connection = duckdb.connect(path, config=_SETTINGS)
-                connection.execute("CREATE TABLE run AS SELECT ? AS run", [run.to_json()])
+                connection.execute(
+                    "CREATE TABLE run AS SELECT ? AS run, NULL::VARCHAR AS load", [run.to_json()]
+                )
                 connection.execute("CHECKPOINT")
             except duckdb.Error:
                 _delete(path)
                 raise
         return cls(path, connection)
+
+    @classmethod
+    def reopen(cls, path: Path) -> tuple[Self, Run, str]:
+        """Opens a staging file that was kept.
+
+        Returns:
+            It, its run, and what ``keep`` was told of the load.
+
+        Raises:
+            TransientError: Another process has it open.
+        """
+        with explained(path):
+            try:
+                connection = duckdb.connect(path, config=_SETTINGS)
+            except duckdb.IOException as error:
+                if "Could not set lock" in str(error):
+                    raise TransientError(
+                        f"{path.name} is open in another process", hint="wait for that one"
+                    ) from None
+                raise
+        run, load = connection.execute("SELECT run, load FROM run").fetchall()[0]
+        described = connection.execute("DESCRIBE rows").fetchall()
+        columns = {name: type_ for name, type_, *_ in described if name != "_fault"}
+        return cls(path, connection, columns, kept=True), Run.from_json(run), load
+
+    def keep(self, run: Run, load: str) -> None:
+        """Leaves the file for another command, with the run so far and what is to be loaded."""
+        self.connection.execute("UPDATE run SET run = ?, load = ?", [run.to_json(), load])
+        self.connection.execute("CHECKPOINT")
+        self.kept = True
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +115,15 @@ class Stage:
         try:
             self.connection.close()
         finally:
-            _delete(self.path)
+            if not self.kept:
+                _delete(self.path)
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for what the load needs for a while; it goes with the file."""
+        folder = self.path.with_name(self.path.name + ".tmp") / "scratch"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def fill(
         self,
@@ -125,14 +165,49 @@ class Stage:
             raise
         finally:
             self.connection.unregister("arrived")
+        self._sort_out_faults()
+        return Staged(prefetched.rows, prefetched.bytes)
+
+    def fill_from_tables(self, landings: Mapping[str, Landing], *, key: tuple[str, ...]) -> None:
+        """Types the rows of the table ``arrived``; those of ``refused`` are dead letters.
+
+        Raises:
+            OperationError: The file cannot be written.
+        """
+        self.columns = {name: landing.warehouse for name, landing in landings.items()}
+        self._execute(f"CREATE TABLE rows AS {_typed(landings, key)}")
+        self._sort_out_faults()
+        self._execute(
+            "INSERT INTO dead_letters (reason, payload, file, line)"
+            " SELECT reason, payload, _file, _line FROM refused"
+        )
+        self._execute("DROP TABLE arrived")
+
+    def _sort_out_faults(self) -> None:
         self._execute(
             "CREATE TABLE dead_letters AS SELECT _fault.key, _fault.column_name, _fault.value,"
-            " _fault.reason, _fault.payload FROM rows WHERE _fault IS NOT NULL"
+            " _fault.reason, _fault.payload, _fault.file, _fault.line"
+            " FROM rows WHERE _fault IS NOT NULL"
         )
-        dead = self._number("SELECT count(*) FROM dead_letters")
-        if dead:
+        if self.dead_letters:
             self._execute("DELETE FROM rows WHERE _fault IS NOT NULL")
-        return Staged(prefetched.rows, prefetched.bytes, dead)
+
+    @property
+    def dead_letters(self) -> int:
+        """How many rows are dead letters."""
+        return self._number("SELECT count(*) FROM dead_letters")
+
+    def reject(self, condition: str, column: str, reason: str, *, key: tuple[str, ...]) -> None:
+        """Makes dead letters of the typed rows that meet a condition."""
+        raw = {name: _raw_text(name, type_) for name, type_ in self.columns.items()}
+        value = raw.get(column, "NULL")
+        file, line = ("_file", "_line") if "_file" in raw else ("NULL", "NULL")
+        self._execute(
+            f"INSERT INTO dead_letters SELECT {_json({name: raw[name] for name in key})},"
+            f" {literal(column)}, {value}, {literal(reason)}, {_json(raw)}, {file}, {line}"
+            f" FROM rows WHERE {condition}"
+        )
+        self._execute(f"DELETE FROM rows WHERE {condition}")
 
     def null_count(self, column: str) -> int:
         """How many rows have NULL in a column."""
@@ -194,9 +269,20 @@ def sweep(directory: Path) -> list[tuple[Path, Run | None]]:
 
     The caller records those runs, then deletes the files with ``discard``.
     """
+    return [(path, run) for path, run in _idle(directory) if not run or run.status == "running"]
+
+
+def kept(directory: Path) -> list[tuple[Path, Run]]:
+    """Finds the staging files that wait for another command, the newest first."""
+    found = [(path, run) for path, run in _idle(directory) if run and run.status != "running"]
+    return found[::-1]
+
+
+def _idle(directory: Path) -> list[tuple[Path, Run | None]]:
+    """The staging files that no process has open, the oldest first."""
     if not directory.exists():
         return []
-    dead: list[tuple[Path, Run | None]] = []
+    idle: list[tuple[Path, Run | None]] = []
     with _locked(directory):
         for path in sorted(directory.glob("*.duckdb")):
             try:
@@ -204,14 +290,14 @@ def sweep(directory: Path) -> list[tuple[Path, Run | None]]:
                     row = connection.execute("SELECT run FROM run").fetchone()
             except duckdb.Error as error:
                 if "Could not set lock" not in str(error):
-                    dead.append((path, None))  # killed while it was made
+                    idle.append((path, None))  # killed while it was made
             else:
-                dead.append((path, Run.from_json(row[0]) if row else None))
-    return dead
+                idle.append((path, Run.from_json(row[0]) if row else None))
+    return idle
 
 
 def discard(directory: Path, files: list[Path]) -> None:
-    """Deletes staging files that ``sweep`` found."""
+    """Deletes staging files that ``sweep`` or ``kept`` found."""
     if files:
         with _locked(directory):
             for path in files:
@@ -233,12 +319,18 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
-_FAULT = "STRUCT(column_name VARCHAR, value VARCHAR, reason VARCHAR, key VARCHAR, payload VARCHAR)"
+_FAULT = (
+    "STRUCT(column_name VARCHAR, value VARCHAR, reason VARCHAR, key VARCHAR, payload VARCHAR,"
+    " file VARCHAR, line BIGINT)"
+)
 
 
 def _typed(landings: Mapping[str, Landing], key: tuple[str, ...]) -> str:
     """The SELECT that types each column and describes the first fault of a row in ``_fault``."""
-    raw = {name: landing.text or _raw_text(name, landing) for name, landing in landings.items()}
+    raw = {
+        name: landing.text or _raw_text(name, landing.warehouse)
+        for name, landing in landings.items()
+    }
     faults = []  # column, reason, condition
     for name, landing in landings.items():
         column = identifier(name)
@@ -261,15 +353,17 @@ def _typed(landings: Mapping[str, Landing], key: tuple[str, ...]) -> str:
         "reason": f"[{', '.join(literal(fault[1]) for fault in faults)}][_fault]",
         "key": _json({name: raw[name] for name in key}),
         "payload": _json(raw),
+        "file": "_file" if "_file" in landings else "NULL::VARCHAR",
+        "line": "_line" if "_file" in landings else "NULL::BIGINT",
     }
     fault = f"CASE WHEN _fault IS NOT NULL THEN {_struct(described)} END"
     numbered = f"SELECT *, CASE {numbers} END AS _fault FROM arrived"
     return f"SELECT {converted}, {fault} AS _fault FROM ({numbered})"
 
 
-def _raw_text(name: str, landing: Landing) -> str:
+def _raw_text(name: str, type_: str) -> str:
     column = identifier(name)
-    if landing.warehouse == "BLOB":
+    if type_ == "BLOB":
         return rf"'\x' || lower(hex({column}))"
     return f"{column}::VARCHAR"
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table as Grid
 
 from pyops.config import Table
+from pyops.dead_letters import DeadLetter
 from pyops.errors import PyopsError
 from pyops.extraction import Extraction
 from pyops.overview import TableStatus
@@ -81,7 +82,7 @@ def _counts(run: Run) -> str:
     if run.null_cursors:
         parts.append(f"{run.null_cursors:,} without a cursor")
     if run.rows_dead_lettered:
-        parts.append(f"{run.rows_dead_lettered:,} DEAD LETTERS: see pyops.dead_letters")
+        parts.append(f"{run.rows_dead_lettered:,} DEAD LETTERS: see pyops dlq list")
     return ", ".join(parts) + f"  {run.seconds:6.1f} s"
 
 
@@ -96,6 +97,9 @@ def print_extractions(done: Sequence[Extraction], *, as_json: bool) -> None:
             since = f" from {run.lower_bound} on" if run.lower_bound else ""
             print(f"{item.table}: {run.mode}, would {run.write_pattern} into", end=" ")
             print(f"{'.'.join(item.table.target)}{since}\n    {item.query}")
+        for gate in item.gates:
+            if gate.status in {"warned", "dead_lettered"} or item.run.status == "staged":
+                print(f"{item.table}: {gate.gate} {gate.status}: {gate.message}")
     landed = [item.run for item in done if item.run.status == "succeeded"]
     if landed:
         print(
@@ -108,7 +112,48 @@ def print_extractions(done: Sequence[Extraction], *, as_json: bool) -> None:
 def _extraction(item: Extraction) -> dict[str, Any]:
     hint = {"hint": item.error.hint} if item.error else {}
     query = {"query": item.query} if item.query else {}
-    return {"table": str(item.table), **asdict(item.run), **hint, **query}
+    gates = {"gates": [asdict(result) for result in item.gates]} if item.gates else {}
+    return {"table": str(item.table), **asdict(item.run), **hint, **query, **gates}
+
+
+def print_letters(letters: Sequence[DeadLetter], *, as_json: bool, values: bool) -> None:
+    """Prints dead letters; without ``values``, nothing that stood in a row."""
+    hidden = () if values else ("value", "payload", "key")
+    if as_json:
+        known = [{k: v for k, v in asdict(x).items() if k not in hidden} for x in letters]
+        _print_json({"dead_letters": known})
+    elif values:
+        for letter in letters:
+            for name, value in asdict(letter).items():
+                print(f"{name:<12} {'-' if value is None else value}")
+            print()
+    else:
+        grid = _grid(["id", "table", "where", "column", "reason", "status"], right={"id"})
+        for letter in letters:
+            where = f"{letter.file}:{letter.line}" if letter.file else "-"
+            table = f"{letter.source}.{letter.table_name}"
+            grid.add_row(
+                *(str(letter.letter_id), table, where, letter.column_name or "-"),
+                *(letter.reason, letter.status),
+            )
+        _console().print(grid)
+
+
+def print_replay(done: Extraction, *, as_json: bool) -> None:
+    """Prints the result of a replay."""
+    if as_json:
+        _print_json(_extraction(done))
+        return
+    run = done.run
+    print(f"{done.table}: {run.rows_read} dead letters tried, {run.rows_written} rows landed")
+
+
+def print_purged(count: int, *, as_json: bool) -> None:
+    """Prints how many dead letters were deleted."""
+    if as_json:
+        _print_json({"purged": count})
+    else:
+        print(f"{count} dead letters deleted")
 
 
 def print_summary(summary: Summary, *, as_json: bool) -> None:

@@ -10,17 +10,17 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 import tenacity
 
-from pyops.config import Table
+from pyops.config import Project, Table
 from pyops.errors import OperationError, TransientError
-from pyops.runs import Run
+from pyops.gates import GateResult
+from pyops.runs import Run, utc_now
 from pyops.sql import identifier, literal, qualified
 from pyops.watermark import Watermark
 
@@ -48,17 +48,27 @@ CREATE TABLE IF NOT EXISTS {catalog}.pyops.dead_letters (
     table_name VARCHAR NOT NULL, key VARCHAR, column_name VARCHAR, value VARCHAR,
     reason VARCHAR NOT NULL, payload VARCHAR NOT NULL, recorded_at TIMESTAMP NOT NULL
 );
+ALTER TABLE {catalog}.pyops.dead_letters ADD COLUMN IF NOT EXISTS letter_id BIGINT;
+ALTER TABLE {catalog}.pyops.dead_letters ADD COLUMN IF NOT EXISTS file VARCHAR;
+ALTER TABLE {catalog}.pyops.dead_letters ADD COLUMN IF NOT EXISTS line BIGINT;
+ALTER TABLE {catalog}.pyops.dead_letters ADD COLUMN IF NOT EXISTS status VARCHAR DEFAULT 'open';
+ALTER TABLE {catalog}.pyops.dead_letters ADD COLUMN IF NOT EXISTS resolved_by VARCHAR;
+CREATE TABLE IF NOT EXISTS {catalog}.pyops.files (
+    source VARCHAR NOT NULL, table_name VARCHAR NOT NULL, file VARCHAR NOT NULL,
+    size BIGINT NOT NULL, mtime_ns BIGINT NOT NULL, load_id BIGINT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS {catalog}.pyops.gate_results (
+    run_id VARCHAR NOT NULL, source VARCHAR NOT NULL, table_name VARCHAR NOT NULL,
+    gate VARCHAR NOT NULL, column_name VARCHAR NOT NULL, status VARCHAR NOT NULL, figure DOUBLE,
+    threshold DOUBLE, failing_rows BIGINT, on_fail VARCHAR NOT NULL, query VARCHAR NOT NULL,
+    message VARCHAR NOT NULL, checked_at TIMESTAMP NOT NULL
+);
 CREATE TABLE IF NOT EXISTS {catalog}.pyops.schema_changes (
     load_id BIGINT NOT NULL, source VARCHAR NOT NULL, table_name VARCHAR NOT NULL,
     kind VARCHAR NOT NULL, column_name VARCHAR NOT NULL, old_type VARCHAR NOT NULL,
     new_type VARCHAR NOT NULL, detected_at TIMESTAMP NOT NULL
 )
 """
-
-
-def utc_now() -> datetime:
-    """The clock of this machine as the warehouse keeps times: UTC, without a zone."""
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,8 @@ class TableState:
         cursor: The column its watermark speaks of.
         watermark: Up to where it has been read.
         has_rows: Whether there is anything in the target.
+        files: Size and modification time (ns) of each file that has been landed, by name.
+        recent_rows: How many rows its last runs read, ten at most, the newest first.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -78,6 +90,8 @@ class TableState:
     cursor: str | None = None
     watermark: Watermark = field(default_factory=Watermark)
     has_rows: bool = False
+    files: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    recent_rows: tuple[int, ...] = ()
 
 
 class Warehouse:
@@ -110,6 +124,16 @@ class Warehouse:
             ),
             sleep=sleep,
             reraise=True,
+        )
+
+    @classmethod
+    def of(cls, project: Project, *, on_wait: Callable[[str], None] = lambda _: None) -> Self:
+        """The warehouse of a project."""
+        settings = project.config.warehouse
+        return cls(
+            project.warehouse_path,
+            lock_timeout=settings.lock_timeout.total_seconds(),
+            on_wait=on_wait,
         )
 
     @contextmanager
@@ -163,11 +187,18 @@ class Warehouse:
         with self.opened(read_only=True) as connection:
             return {table: table_state(connection, _catalog(connection), table) for table in tables}
 
-    def record(self, runs: Sequence[Run], *, lock_timeout: float | None = None) -> None:
+    def record(
+        self,
+        runs: Sequence[Run],
+        results: Sequence[GateResult] = (),
+        *,
+        lock_timeout: float | None = None,
+    ) -> None:
         """Adds runs to the history, but those that are in it.
 
         Args:
             runs: The runs.
+            results: What the gates said of the only one of them.
             lock_timeout: How long to wait for whoever holds the file, if not as long as usual.
         """
         if not runs:
@@ -176,6 +207,7 @@ class Warehouse:
             connection.execute(BOOKKEEPING.format(catalog=_catalog(connection)))
             for run in runs:
                 insert_run(connection, _catalog(connection), run)
+                insert_results(connection, _catalog(connection), run, results)
 
 
 def insert_run(connection: duckdb.DuckDBPyConnection, catalog: str, run: Run) -> None:
@@ -186,6 +218,16 @@ def insert_run(connection: duckdb.DuckDBPyConnection, catalog: str, run: Run) ->
         f" WHERE NOT EXISTS (SELECT 1 FROM {catalog}.pyops.runs WHERE run_id = ?)",
         [*values, run.run_id],
     )
+
+
+def insert_results(
+    connection: duckdb.DuckDBPyConnection, catalog: str, run: Run, results: Sequence[GateResult]
+) -> None:
+    """Adds what the gates said of a run."""
+    for result in results:
+        values = [run.run_id, run.source, run.table_name, *astuple(result), utc_now()]
+        marks = ", ".join("?" * len(values))
+        connection.execute(f"INSERT INTO {catalog}.pyops.gate_results VALUES ({marks})", values)
 
 
 def table_state(connection: duckdb.DuckDBPyConnection, catalog: str, table: Table) -> TableState:
@@ -221,18 +263,38 @@ def table_state(connection: duckdb.DuckDBPyConnection, catalog: str, table: Tabl
         " WHERE source = ? AND table_name = ?",
         *who,
     )[0][0]
-    if not marks or not columns:  # what a dropped table had read is to be read again
-        return TableState(columns, last, has_rows=has_rows)
-    cursor, bound, candidate, waiting = marks[0]
-    mark = Watermark(bound, candidate, frozenset(waiting))
-    return TableState(columns, last, cursor, mark, has_rows)
+    recent = rows(
+        f"SELECT rows_read FROM {catalog}.pyops.runs WHERE source = ? AND table_name = ?"
+        " AND status = 'succeeded' AND rows_read > 0 ORDER BY started_at DESC LIMIT 10",
+        *who,
+    )
+    state = TableState(columns, last, has_rows=has_rows, recent_rows=tuple(n for (n,) in recent))
+    if not columns:  # what a dropped table had read is to be read again
+        return state
+    if bookkeeping_exists(connection, catalog, "files"):
+        landed = rows(
+            f"SELECT file, size, mtime_ns FROM {catalog}.pyops.files"
+            " WHERE source = ? AND table_name = ?",
+            *who,
+        )
+        state = replace(state, files={name: (size, mtime) for name, size, mtime in landed})
+    if marks:
+        cursor, bound, candidate, waiting = marks[0]
+        mark = Watermark(bound, candidate, frozenset(waiting))
+        state = replace(state, cursor=cursor, watermark=mark)
+    return state
 
 
-def bookkeeping_exists(connection: duckdb.DuckDBPyConnection, catalog: str | None = None) -> bool:
-    """Whether pyops has ever written to an open warehouse."""
-    statement = "SELECT 1 FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'pyops'"
+def bookkeeping_exists(
+    connection: duckdb.DuckDBPyConnection, catalog: str | None = None, table: str = "runs"
+) -> bool:
+    """Whether pyops has made a table of its own in an open warehouse."""
+    statement = (
+        "SELECT 1 FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'pyops'"
+        " AND table_name = ?"
+    )
     name = (catalog or _catalog(connection)).strip('"')
-    return connection.execute(statement, [name]).fetchone() is not None
+    return connection.execute(statement, [name, table]).fetchone() is not None
 
 
 def _catalog(connection: duckdb.DuckDBPyConnection) -> str:

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pyops.demo import DATABASE, dsn, server_of, shop, traffic
+from pyops.demo import DATABASE, dsn, events, server_of, shop, traffic
 from pyops.errors import OperationError, PyopsError
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ ProjectDir = Annotated[
 
 @app.command()
 def up(project_dir: ProjectDir = Path()) -> None:
-    """Start PostgreSQL and load the shop: 25,900 real orders of a year.
+    """Start PostgreSQL, load the shop (25,900 real orders of a year), write its web events.
 
-    Does nothing where both are there; goes on where it was killed.
+    Does nothing where all is there; goes on where it was killed.
     """
     began = time.monotonic()
     data = shop.find_data(project_dir)
@@ -47,11 +48,16 @@ def up(project_dir: ProjectDir = Path()) -> None:
         say("Loading the shop, unless it is there ...")
         shop.create_database(server.dsn(), DATABASE)
         loaded = shop.load(server.dsn(DATABASE), data)
+        say("Writing the web events, unless they are there ...")
+        if loaded:  # what another shop left behind
+            events.remove(events.folder_of(project_dir))
+        written = events.write(server.dsn(DATABASE), events.folder_of(project_dir))
         summary = shop.summarize(server.dsn(DATABASE))
     seconds = time.monotonic() - began
     done = f"and the shop is loaded ({seconds:.1f} s)." if loaded else "and the shop was there."
     typer.echo(f"PostgreSQL {summary.version} runs {done}")
     _show_rows(summary)
+    _show_written(written)
     typer.echo(f"DSN   {server.dsn(DATABASE)}\n")
     typer.echo("Next  pyops run                      land and model it")
     typer.echo("      pyops demo traffic --days 7    let the shop live on for a week")
@@ -67,14 +73,19 @@ def commit_traffic(
 ) -> None:
     """Commit further days: orders, shipments, cancellations, prices, users who come and go.
 
-    Goes on from the last day in the database. A day is eleven transactions.
+    Goes on from the last day in the database. A day is eleven transactions and a file of events.
     """
     began = time.monotonic()
     target = dsn(project_dir)
+    written = []
     with _progress() as say, _alone(project_dir):
-        done = traffic.commit_days(
-            target, days=days, seed=seed, on_day=lambda day: say(f"Committed {day}")
-        )
+
+        def end_day(day: date) -> None:
+            # At once: the next day changes what this one's orders say.
+            written.append(events.write(target, events.folder_of(project_dir)))
+            say(f"Committed {day}")
+
+        done = traffic.commit_days(target, days=days, seed=seed, on_day=end_day)
     table = _table("event", "times")
     for event, times in done.counts.items():
         table.add_row(event, f"{times:,}")
@@ -84,6 +95,7 @@ def commit_traffic(
         f" ({time.monotonic() - began:.1f} s)."
     )
     _print(table)
+    _show_written(*written)
     typer.echo("Next  pyops run    land what changed")
 
 
@@ -119,7 +131,7 @@ def down(
     project_dir: ProjectDir = Path(),
     delete: Annotated[bool, typer.Option("--delete", help="Delete the data as well.")] = False,
 ) -> None:
-    """Stop PostgreSQL. The data stay, unless --delete is given."""
+    """Stop PostgreSQL. The data stay, the files of events too, unless --delete is given."""
     server = server_of(project_dir)
     if not server.data_directory.parent.exists():
         typer.echo("There is no demo here: nothing to do.")
@@ -128,6 +140,7 @@ def down(
         running = server.is_running()
         if delete:
             server.remove()
+            events.remove(events.folder_of(project_dir))
         else:
             server.stop()
     stopped = "PostgreSQL is stopped" if running else "PostgreSQL was not running"
@@ -193,6 +206,12 @@ def _show_rows(summary: shop.Summary) -> None:
     for name, rows in summary.rows.items():
         table.add_row(name, f"{rows:,}")
     _print(table)
+
+
+def _show_written(*written: events.Written) -> None:
+    files, lines = sum(one.files for one in written), sum(one.lines for one in written)
+    if files:
+        typer.echo(f"Files {files:,} of web events, {lines:,} lines, in data/events")
 
 
 def _print(table: Table) -> None:
