@@ -179,8 +179,10 @@ class _Publication:
         gone = [name for name in state.columns if name.lower() not in here]
 
         def pair(name: str) -> tuple[str, str]:
-            # Types that differ are compared as texts: a cast of the one to the other may fail.
-            as_text = "::VARCHAR" * (there[name.lower()] != self.stage.columns[name])
+            # Types that differ are compared as texts: a cast of the one to the other may fail. So
+            # are floats: -0 and 0 are equal, and yet not the same.
+            old, new = there[name.lower()], self.stage.columns[name]
+            as_text = "::VARCHAR" * (old != new or new in {"FLOAT", "DOUBLE"})
             return f"r.{identifier(name)}{as_text}", f"t.{identifier(name)}{as_text}"
 
         differs = ["t._load_id IS NULL"] + [
