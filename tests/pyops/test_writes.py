@@ -73,12 +73,17 @@ def test_merge_writes_only_what_differs(lab: Lab, sql: Sql) -> None:
     """Arrival is by load: what was read twice has not arrived twice."""
     table = {**INCREMENTAL, **KEYED}
     sql("CREATE TABLE t (id bigint PRIMARY KEY, at bigint, note text, ratio float8)")
-    sql("INSERT INTO t VALUES (1, 5, NULL, 'NaN'), (2, 5, 'a', 0)")
+    sql("INSERT INTO t VALUES (1, 5, NULL, 'NaN'), (2, 5, 'a', 0), (3, 5, 'c', 0)")
     lab.extract({"t": table})
     sql("UPDATE t SET note = 'b' WHERE id = 2")
+    sql("UPDATE t SET ratio = '-0' WHERE id = 3")
     run = lab.extract({"t": table})[0]
-    assert (run.rows_read, run.rows_unchanged, run.rows_written) == (2, 1, 1)
-    assert lab.rows("SELECT id, _load_id FROM raw.t ORDER BY id") == [(1, 1), (2, 2)]
+    assert (run.rows_read, run.rows_unchanged, run.rows_written) == (3, 1, 2)
+    assert lab.rows("SELECT id, ratio::VARCHAR, _load_id FROM raw.t ORDER BY id") == [
+        (1, "nan", 1),
+        (2, "0.0", 2),
+        (3, "-0.0", 2),
+    ]
 
 
 def test_loads_are_numbered_in_the_order_of_their_commits(lab: Lab, sql: Sql) -> None:
