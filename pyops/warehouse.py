@@ -6,7 +6,6 @@ holds pyops's bookkeeping, in the schema ``pyops``.
 
 import fcntl
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,7 +17,8 @@ import duckdb
 import tenacity
 
 from pyops.config import Project, Table
-from pyops.errors import OperationError, TransientError
+from pyops.errors import TransientError
+from pyops.failures import of_file, of_lock
 from pyops.gates import GateResult
 from pyops.runs import Run, utc_now
 from pyops.sql import identifier, literal, qualified
@@ -335,14 +335,9 @@ def _attempt(path: Path, action: Callable[[], Any]) -> Any:
     try:
         return action()
     except duckdb.IOException as error:
-        if "Could not set lock" not in str(error):
+        if (locked := of_lock(str(error), path)) is None:
             raise
-        held = re.search(r"held in (.+?) \(PID (\d+)\)", str(error))
-        holder = f"process {held[2]} ({held[1]})" if held else "another process"
-        raise TransientError(
-            f"the warehouse {path} is held by {holder}",
-            hint="DuckDB takes one process at a time: close that one, or wait for it to end",
-        ) from None
+        raise locked from None
 
 
 @contextmanager
@@ -357,20 +352,8 @@ def explained(path: Path) -> Iterator[None]:
     except (duckdb.OperationalError, duckdb.FatalException, OSError) as error:
         if isinstance(error, duckdb.OperationalError) and not _is_about_files(error):
             raise
-        said = str(error).splitlines()[0]
-        named = re.search(r'file "([^"]+)"', said)
-        where = named[1] if named else path
-        if full := re.search("No space left on device|File too large|[Qq]uota exceeded", said):
-            problem = "the disk is full" if full[0].startswith("No") else "the file cannot grow"
-            message = f"{where}: {problem} ({full[0]})"
-            hint = "make room, then run the same command again: nothing was published"
-        elif isinstance(error, duckdb.OutOfMemoryException):
-            message = f"{where}: {said}"
-            hint = "make room on the disk, where DuckDB puts what does not fit in memory"
-        else:
-            message = f"{where}: {said}"
-            hint = "check the path, its rights, and that it is a DuckDB file"
-        raise OperationError(message, hint=hint) from error
+        no_memory = isinstance(error, duckdb.OutOfMemoryException)
+        raise of_file(str(error), path, no_memory=no_memory) from error
 
 
 def _is_about_files(error: duckdb.OperationalError) -> bool:

@@ -1,12 +1,10 @@
 """PostgreSQL, read with ADBC into Arrow."""
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
@@ -14,6 +12,7 @@ import pyarrow as pa
 import tenacity
 
 from pyops.errors import OperationError, PyopsError, TransientError
+from pyops.failures import of_connection, of_query
 from pyops.interrupt import interruptible
 from pyops.sql import identifier, qualified
 from pyops.types import PostgresType
@@ -339,37 +338,7 @@ def _connect(dsn: str) -> Session:
     try:
         return Session(interruptible(lambda: adbc.connect(dsn, autocommit=True), cancel=None))
     except adbc_driver_manager.Error as error:
-        raise _connection_error(str(error), dsn) from None
-
-
-def _connection_error(message: str, dsn: str) -> PyopsError:
-    """What libpq says of a connection that failed, without the secrets it may repeat."""
-    said = next((s for s in message.splitlines() if "FATAL:" in s or "connection to" in s), "")
-    said = re.sub(r"^.*\[libpq\] Failed to connect: ", "", said)
-    for secret in _secrets(dsn):
-        said = said.replace(secret, "***")
-    what = f"cannot connect to the source: {said or 'libpq does not understand its DSN'}"
-    if "password" in said or "authentication" in said or "no pg_hba" in said:
-        return OperationError(what, hint="check user and password of `dsn` in pyops.yml")
-    if "does not exist" in said:
-        return OperationError(what, hint="check database and user of `dsn` in pyops.yml")
-    if "could not translate host" in message:  # which may be the end of a password
-        return OperationError(
-            "cannot connect to the source: the host of its DSN is not known",
-            hint="check the host of `dsn` in pyops.yml; in a password, write @ as %40, / as %2F",
-        )
-    if not said:
-        return OperationError(what, hint="write `dsn` as postgresql://user:password@host:port/name")
-    return TransientError(what, hint="is the server running, and reachable from here?")
-
-
-def _secrets(dsn: str) -> list[str]:
-    keywords = re.findall(r"password\s*=\s*('(?:[^'\\]|\\.)*'|[^\s&]+)", dsn)
-    try:
-        password = urlsplit(dsn).password or ""
-    except ValueError:
-        password = ""
-    return [s for s in (dsn, password, unquote(password), *keywords) if s]
+        raise of_connection(str(error), dsn) from None
 
 
 @contextmanager
@@ -377,38 +346,12 @@ def explained() -> Iterator[None]:
     """Turns the driver's errors into pyops's own, by SQLSTATE.
 
     Raises:
-        TransientError: The connection broke, or the server asks to try again (classes 08, 40, 53,
-            55, 57; PostgreSQL manual, appendix A).
-        OperationError: Anything else.
+        OperationError: See ``failures.of_query``.
     """
     try:
         yield
     except (adbc_driver_manager.Error, OSError) as error:
-        raise _source_error(getattr(error, "sqlstate", None) or "", str(error)) from None
-
-
-def _source_error(state: str, message: str) -> OperationError:
-    said = message.partition("ERROR:")[2].strip().partition("\n")[0]
-    if not said:
-        return TransientError(
-            "the connection to the source broke", hint="run the same command again"
-        )
-    # Only these classes speak of names alone; any other message may quote a value. Errors that
-    # come while rows are read have lost their SQLSTATE.
-    if state[:2] not in {"42", "08", "40", "53", "55", "57", "3D", "28"}:
-        said = re.sub(r'"[^"]*"|\([^)]*\)', "...", said)
-    if state == "42501":
-        return OperationError(
-            f"the source refuses: {said}",
-            hint="GRANT SELECT on it to the source's user; where row level security hides rows from"
-            " that user, also ALTER ROLE ... BYPASSRLS",
-        )
-    passing = re.search("canceling statement|could not serialize|deadlock", said)
-    if state[:2] in {"08", "40", "53", "55", "57"} or (not state and passing):
-        return TransientError(f"the source failed: {said}", hint="run the same command again")
-    return OperationError(
-        f"the source failed: {said}", hint="the server's log has the statement and the values"
-    )
+        raise of_query(getattr(error, "sqlstate", None) or "", str(error)) from None
 
 
 def _plain(field: pa.Field) -> pa.Field:
