@@ -8,7 +8,7 @@ A condition that is NULL for a row is not broken by it, as in SQL's CHECK: ``qua
 rows without a quantity pass, and ``max_null_rate`` is there for those.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
@@ -18,6 +18,7 @@ import duckdb
 
 from pyops.conditions import (
     VALUE_ERRORS,
+    described,
     existing,
     is_broken,
     is_dangling,
@@ -121,12 +122,13 @@ def evaluate(
         if name not in CHECKS:
             hint = did_you_mean(name, list(CHECKS)) or f"checks are: {', '.join(CHECKS)}"
             raise UsageError(f"there is no check {name!r}", hint=hint)
-    wanted = {gate for name in checks or CHECKS for gate in CHECKS[name]}
-    left_out = {name: field.default for name, field in Gates.model_fields.items()}
-    chosen = gates.model_copy(
-        update={gate: left_out[gate] for gate in left_out.keys() - wanted - {"on_fail"}}
-    )
-    return _Evaluation(connection, chosen, rows).results(history[:RUNS_COMPARED], now)
+    left_out = {
+        gate: Gates.model_fields[gate].default
+        for name, family in CHECKS.items()
+        for gate in family
+        if checks and name not in checks
+    }
+    return _Evaluation(connection, gates.model_copy(update=left_out), rows).results(history, now)
 
 
 def check(gates: Gates, columns: Mapping[str, str]) -> None:
@@ -188,11 +190,7 @@ class _Evaluation:
     def results(self, history: Sequence[int], now: datetime) -> list[GateResult]:
         if self.gates == Gates(on_fail=self.gates.on_fail):
             return []
-        self.columns = {
-            name: type_
-            for name, type_, *_ in self._all(f"DESCRIBE {self.table}")
-            if name != "_fault"
-        }
+        self.columns = described(self.connection, self.table)
         for gate in ("max_null_rate", "max_age", "references"):
             for column in getattr(self.gates, gate):
                 existing(gate, column, self.columns)
@@ -228,7 +226,7 @@ class _Evaluation:
     def _newest(self, column: str) -> str:
         """The newest finite time of a column, in microseconds since 1970."""
         type_ = typed(column, self.columns)
-        if not type_.startswith(("DATE", "TIMESTAMP")):
+        if type_ not in _TIMES:
             raise UsageError(
                 f"max_age: {column} is {type_}: it has no age",
                 hint="name a column of dates or timestamps, or give it that type",
@@ -246,43 +244,47 @@ class _Evaluation:
                 hint="a cast or a function fails on some value: write TRY_CAST(...) or TRY(...)",
             ) from None
 
-    def _row_counts(self, history: Sequence[int]) -> list[GateResult]:
-        results = []
+    def _row_counts(self, history: Sequence[int]) -> Iterator[GateResult]:
         query = f"SELECT count(*) FROM {self.table}"
         if limit := self.gates.min_rows:
-            exceeded = self.count < limit.threshold
-            message = f"there are {self.count:,} rows; at least {limit.threshold:,} must be"
-            results.append(
-                self._result("min_rows", "", limit, exceeded, self.count, query, message)
+            yield self._result(
+                *("min_rows", "", limit, self.count),
+                exceeded=self.count < limit.threshold,
+                query=query,
+                message=f"there are {self.count:,} rows; at least {limit.threshold:,} must be",
             )
         if within := self.gates.row_count_within:
-            past = [rows for rows in history if rows > 0]
-            results.append(self._row_count_within(within, past, query))
-        return results
-
-    def _row_count_within(self, limit: Limit[float], past: Sequence[int], query: str) -> GateResult:
-        gate = "row_count_within"
-        if len(past) < _RUNS_NEEDED:
+            past = [rows for rows in history if rows > 0][:RUNS_COMPARED]
+            figure, exceeded = None, None
             message = (
                 f"{self.count:,} rows cannot be compared yet: there are {len(past)} earlier runs"
                 f" with rows; {_RUNS_NEEDED} are needed"
             )
-            return self._result(gate, "", limit, None, None, query, message)
-        usual = median(past)
-        figure = abs(self.count - usual) / usual
-        shown, allowed = _percents(figure, limit.threshold)
-        message = (
-            f"{self.count:,} rows are {shown} {'fewer' if self.count < usual else 'more'} than the"
-            f" median {usual:,} of the last {len(past)} runs with rows; at most {allowed} may be"
-        )
-        return self._result(gate, "", limit, figure > limit.threshold, figure, query, message)
+            if len(past) >= _RUNS_NEEDED:
+                usual = median(past)
+                figure = abs(self.count - usual) / usual
+                exceeded = figure > within.threshold
+                shown, allowed = _percents(figure, within.threshold)
+                message = (
+                    f"{self.count:,} rows are {shown} {'fewer' if self.count < usual else 'more'}"
+                    f" than {usual:,}, the median of the last {len(past)} runs with rows;"
+                    f" at most {allowed} is allowed"
+                )
+            yield self._result(
+                *("row_count_within", "", within, figure),
+                exceeded=exceeded,
+                query=query,
+                message=message,
+            )
 
     def _nulls(self, column: str, failing: int) -> GateResult:
         limit = self.gates.max_null_rate[column]
         shown, allowed = _percents(self._share(failing), limit.threshold)
-        message = f"{column} is NULL in {shown} of {self.count:,} rows; at most {allowed} may be"
-        query = self._select(f"WHERE {is_null(column)}")
-        return self._rate("max_null_rate", column, limit, failing, query, message)
+        return self._rate(
+            *("max_null_rate", column, limit, failing),
+            query=f"SELECT * FROM {self.table} WHERE {is_null(column)}",
+            message=f"{column} is NULL in {shown} of {self.count:,} rows; at most {allowed} may be",
+        )
 
     def _duplicates(self, names: str) -> GateResult:
         limit, key = self.gates.max_duplicate_rate[names], split_columns(names)
@@ -290,46 +292,45 @@ class _Evaluation:
             existing("max_duplicate_rate", name, self.columns)
         keys = listed(key)
         there = " AND ".join(f"{identifier(name)} IS NOT NULL" for name in key)
-        # Groups, unlike count(DISTINCT ...), give way to the disk one by one.
         [(failing,)] = self._all(
-            "SELECT coalesce(sum(rows) - count(*), 0) FROM"
-            f" (SELECT count(*) AS rows FROM {self.table} WHERE {there} GROUP BY {keys})"
+            "SELECT coalesce(sum(size) - count(*), 0)::BIGINT FROM"
+            f" (SELECT count(*) AS size FROM {self.table} WHERE {there} GROUP BY {keys})"
         )
         shown, allowed = _percents(self._share(failing), limit.threshold)
-        message = (
-            f"{', '.join(key)} repeats an earlier row's in {shown} of {self.count:,} rows;"
-            f" at most {allowed} may"
+        return self._rate(
+            *("max_duplicate_rate", names, limit, failing),
+            query=f"SELECT * FROM {self.table} WHERE {there}"
+            f" QUALIFY count(*) OVER (PARTITION BY {keys}) > 1 ORDER BY {keys}",
+            message=f"({', '.join(key)}) has been there before in {shown} of {self.count:,} rows;"
+            f" at most {allowed} may repeat it",
         )
-        query = self._select(
-            f"WHERE {there} QUALIFY count(*) OVER (PARTITION BY {keys}) > 1 ORDER BY {keys}"
-        )
-        return self._rate("max_duplicate_rate", names, limit, int(failing), query, message)
 
     def _age(self, column: str, newest: int | None, now: datetime) -> GateResult:
         limit = self.gates.max_age[column]
         allowed = limit.threshold.total_seconds()
-        seconds = Limit[float](threshold=allowed, on_fail=limit.on_fail)
-        query = self._select(f"ORDER BY {identifier(column)} DESC NULLS LAST LIMIT 10")
         if newest is None:
-            message = (
-                f"{column} has no value in {self.count:,} rows, so its age is not known;"
-                f" at most {_duration(allowed)} is allowed"
-            )
-            return self._result("max_age", column, seconds, True, None, query, message)
-        figure = ((now - datetime(1970, 1, 1)) // timedelta(microseconds=1) - newest) / 1e6
-        age = f"{_duration(figure)} old" if figure >= 0 else f"{_duration(-figure)} in the future"
-        message = f"the newest {column} is {age}; at most {_duration(allowed)} is allowed"
-        return self._result("max_age", column, seconds, figure > allowed, figure, query, message)
+            age = None
+            found = f"{column} has no value in {self.count:,} rows, so its age is not known"
+        else:
+            age = ((now - datetime(1970, 1, 1)) // timedelta(microseconds=1) - newest) / 1e6
+            when = f"{_duration(age)} old" if age >= 0 else f"{_duration(-age)} in the future"
+            found = f"the newest {column} is {when}"
+        return self._result(
+            *("max_age", column, limit, age),
+            exceeded=age is None or age > allowed,
+            query=f"SELECT * FROM {self.table}"
+            f" ORDER BY {identifier(column)} DESC NULLS LAST LIMIT 10",
+            message=f"{found}; at most {_duration(allowed)} is allowed",
+        )
 
     def _expectation(self, name: str, failing: int) -> GateResult:
         expectation = self.gates.expect[name]
-        limit = Limit[float](threshold=0, on_fail=expectation.on_fail)
-        message = (
-            f"expectation {name} ({one_line(expectation.check)}) is broken by {failing:,}"
-            f" of {self.count:,} rows; none may break it"
+        return self._rate(
+            *("expect", name, Limit[float](threshold=0, on_fail=expectation.on_fail), failing),
+            query=f"SELECT * FROM {self.table} WHERE {is_broken(expectation.check)}",
+            message=f"expectation {name} ({one_line(expectation.check)}) is broken by {failing:,}"
+            f" of {self.count:,} rows; none may break it",
         )
-        query = self._select(f"WHERE {is_broken(expectation.check)}")
-        return self._rate("expect", name, limit, failing, query, message)
 
     def _reference(self, column: str) -> GateResult:
         reference = self.gates.references[column]
@@ -341,19 +342,15 @@ class _Evaluation:
                 *reference.table,
             )
         )
-        if not types:
-            condition = f"{identifier(column)} IS NOT NULL"
-            [(failing,)] = self._all(f"SELECT count(*) FROM {self.table} WHERE {condition}")
-            message = (
-                f"{column} has a value in {failing:,} of {self.count:,} rows, and"
-                f" {'.'.join(reference.table)}, where each must be, is not in the warehouse"
-            )
-            if (limit.on_fail or self.gates.on_fail) == "dead_letter":  # no row is at fault
+        if types:
+            existing(f"references: {reference.to}", reference.column, types)
+            attach, condition = self._attach(), is_dangling(column, reference)
+            absent = ""
+        else:
+            attach, condition = "", f"{identifier(column)} IS NOT NULL"
+            absent = f", as {'.'.join(reference.table)} is not in the warehouse"
+            if (limit.on_fail or self.gates.on_fail) == "dead_letter":  # no row is to blame
                 limit = Limit[float](threshold=0, on_fail="fail")
-            query = self._select(f"WHERE {condition}")
-            return self._rate("references", column, limit, failing, query, message)
-        existing(f"references: {reference.to}", reference.column, types)
-        condition = is_dangling(column, reference)
         try:
             [(failing,)] = self._all(f"SELECT count(*) FROM {self.table} WHERE {condition}")
         except (duckdb.BinderException, duckdb.ConversionException):
@@ -361,14 +358,14 @@ class _Evaluation:
             raise UsageError(
                 f"references: {column} is {here} and {reference.to} is {there}:"
                 " they cannot be compared",
-                hint="give both the same type where they are landed",
+                hint="give both one type where they are landed",
             ) from None
-        message = (
-            f"{column} is not in {reference.to} in {failing:,} of {self.count:,} rows;"
-            " every value must be"
+        return self._rate(
+            *("references", column, limit, failing),
+            query=f"{attach}SELECT * FROM {self.table} WHERE {condition}",
+            message=f"{column} is not in {reference.to} in {failing:,} of {self.count:,}"
+            f" rows{absent}; every value must be",
         )
-        query = self._attach() + self._select(f"WHERE {condition}")
-        return self._rate("references", column, limit, failing, query, message)
 
     def _attach(self) -> str:
         statement = "SELECT path FROM duckdb_databases() WHERE database_name = 'warehouse'"
@@ -376,6 +373,8 @@ class _Evaluation:
         return f"ATTACH IF NOT EXISTS {literal(path)} AS warehouse (READ_ONLY); " if path else ""
 
     def _share(self, failing: int) -> float:
+        # A quotient of whole numbers is the double nearest to it, as is a threshold that was
+        # written down: 3 of 300 rows are not more than 0.01.
         return failing / self.count if self.count else 0.0
 
     def _rate(
@@ -384,15 +383,17 @@ class _Evaluation:
         name: str,
         limit: Limit[float],
         failing: int,
+        *,
         query: str,
         message: str,
     ) -> GateResult:
-        # A quotient of whole numbers is the double nearest to it, as is a threshold that was
-        # written down: 3 of 300 rows are not more than 0.01.
         figure = self._share(failing)
-        exceeded = figure > limit.threshold
         return self._result(
-            gate, name, limit, exceeded, figure, query, message, failing_rows=failing
+            *(gate, name, limit, figure),
+            exceeded=figure > limit.threshold,
+            failing_rows=failing,
+            query=query,
+            message=message,
         )
 
     def _result(
@@ -400,36 +401,37 @@ class _Evaluation:
         gate: str,
         name: str,
         limit: Limit[Any],
-        exceeded: bool | None,
         figure: float | None,
+        *,
+        exceeded: bool | None,
+        failing_rows: int | None = None,
         query: str,
         message: str,
-        *,
-        failing_rows: int | None = None,
     ) -> GateResult:
         on_fail = limit.on_fail or self.gates.on_fail
-        status: Status = "skipped" if exceeded is None else "passed"
-        if exceeded:
-            status = _STATUS[on_fail]
+        threshold = limit.threshold
+        if isinstance(threshold, timedelta):
+            threshold = threshold.total_seconds()
         return GateResult(
             gate=gate,
             column_name=name,
-            status=status,
+            status="skipped" if exceeded is None else _STATUS[on_fail] if exceeded else "passed",
             figure=None if figure is None else float(figure),
-            threshold=float(limit.threshold),
+            threshold=float(threshold),
             failing_rows=failing_rows,
             on_fail=on_fail,
             query=query,
             message=message,
         )
 
-    def _select(self, clauses: str) -> str:
-        return f"SELECT * FROM {self.table} {clauses}"
-
     def _all(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         return self.connection.execute(statement, list(parameters)).fetchall()
 
 
+_TIMES = (
+    *("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"),
+    "TIMESTAMP WITH TIME ZONE",
+)
 _STATUS: Mapping[OnFail, Status] = {
     "fail": "failed",
     "warn": "warned",
@@ -438,12 +440,13 @@ _STATUS: Mapping[OnFail, Status] = {
 
 
 def _percents(figure: float, threshold: float) -> tuple[str, str]:
-    """Two shares in percent, with as many digits as it takes to tell them apart."""
-    for digits in range(3, 18):
-        shown = f"{figure * 100:.{digits}g} %", f"{threshold * 100:.{digits}g} %"
-        if shown[0] != shown[1] or figure == threshold:
+    """Two shares in percent, with the digits it takes to tell them from each other and from 0."""
+    values = (figure, threshold, 0.0)
+    for digits in range(2, 18):
+        shown = [f"{value * 100:,.{digits}f}".rstrip("0").rstrip(".") for value in values]
+        if len(set(shown)) == len(set(values)):
             break
-    return shown
+    return f"{shown[0]} %", f"{shown[1]} %"
 
 
 def _duration(seconds: float) -> str:
