@@ -17,14 +17,17 @@ from pyops.errors import (
     UsageError,
 )
 from pyops.extraction import Extraction, Listener, extract
+from pyops.letters import DeadLetter, dead_letters, purge, replay
 from pyops.overview import TableStatus, status
 from pyops.pipeline import Summary, run
 from pyops.plan import Days
 from pyops.runs import Run
+from pyops.steps import publish, validate
 
 __all__ = [
     "DataError",
     "Days",
+    "DeadLetter",
     "Extraction",
     "Listener",
     "OperationError",
@@ -37,8 +40,13 @@ __all__ = [
     "TableStatus",
     "TransientError",
     "UsageError",
+    "dead_letters",
     "extract",
     "load",
+    "publish",
+    "purge",
+    "replay",
     "run",
     "status",
+    "validate",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from pyops import gates
 from pyops.errors import DataError
 from pyops.gates import GateResult
-from pyops.publish import Load
+from pyops.publication import Load
 from pyops.runs import Run, utc_now
 from pyops.stage import Stage
 from pyops.warehouse import Warehouse

@@ -180,7 +180,7 @@ def list_letters(
     config_file: ConfigFile = "pyops.yml",
 ) -> None:
     """List dead letters: where each came from and why; no values."""
-    from pyops.dead_letters import dead_letters
+    from pyops.letters import dead_letters
     from pyops.terminal import print_letters
 
     project = config.load(project_dir, config_file)
@@ -198,7 +198,7 @@ def show_letters(
     config_file: ConfigFile = "pyops.yml",
 ) -> None:
     """Show dead letters with their values and whole rows."""
-    from pyops.dead_letters import dead_letters
+    from pyops.letters import dead_letters
     from pyops.terminal import print_letters
 
     project = config.load(project_dir, config_file)
@@ -217,7 +217,7 @@ def replay_letters(
     config_file: ConfigFile = "pyops.yml",
 ) -> None:
     """Land the open dead letters of a table that can be landed now."""
-    from pyops.dead_letters import replay
+    from pyops.letters import replay
     from pyops.terminal import print_replay
 
     project = config.load(project_dir, config_file)
@@ -236,7 +236,7 @@ def purge_letters(
     config_file: ConfigFile = "pyops.yml",
 ) -> None:
     """Delete dead letters that are open no more."""
-    from pyops.dead_letters import purge
+    from pyops.letters import purge
     from pyops.terminal import print_purged
 
     project = config.load(project_dir, config_file)

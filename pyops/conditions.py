@@ -51,7 +51,9 @@ def require_condition(
     try:
         for opening, closing in (("(", ")"), ("[", "]")):  # only a whole expression fits both
             connection.extract_statements(f"SELECT {opening}\n{text}\n{closing}")
-        found = connection.execute(f"DESCRIBE SELECT (\n{text}\n) FROM {table}").fetchall()
+        # In WHERE, where it is to stand, there are neither aggregates nor windows.
+        select = f"SELECT (\n{text}\n) FROM {table} WHERE (\n{text}\n) IS NOT NULL"
+        found = connection.execute(f"DESCRIBE {select}").fetchall()
     except (duckdb.ProgrammingError, *VALUE_ERRORS) as error:
         said = str(error).splitlines()[0]
         unknown = said.partition('Referenced column "')[2].partition('"')[0]

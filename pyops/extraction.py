@@ -18,7 +18,7 @@ from pyops.history import History
 from pyops.interrupt import interruptible
 from pyops.plan import Days, Plan, plan
 from pyops.plan_files import file_landings, plan_files
-from pyops.publish import Load, publish
+from pyops.publication import Load, publish
 from pyops.runs import Run, ended
 from pyops.sources import files, postgres
 from pyops.stage import Stage, discard, kept

@@ -232,7 +232,9 @@ class _Evaluation:
                 hint="name a column of dates or timestamps, or give it that type",
             )
         name = identifier(column)
-        return f"max(CASE WHEN isfinite({name}) THEN TRY(epoch_us({name})) END)"
+        if not type_.endswith("ZONE"):  # the others reach further than a timestamp
+            name = f"TRY_CAST({name} AS TIMESTAMP)"
+        return f"max(CASE WHEN isfinite({name}) THEN epoch_us({name}) END)"
 
     def _require_computable(self, name: str, aggregate: str) -> None:
         try:

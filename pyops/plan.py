@@ -9,7 +9,7 @@ from typing import Self
 from pyops.config import RESERVED_COLUMNS, Table, Write
 from pyops.errors import OperationError, UsageError
 from pyops.evolution import compare
-from pyops.publish import Load, refuse_changes
+from pyops.publication import Load, refuse_changes
 from pyops.sources.postgres import Column, Relation
 from pyops.sql import identifier
 from pyops.types import Landing, as_text, landing, masked

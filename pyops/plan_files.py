@@ -7,7 +7,7 @@ from pyops import texts
 from pyops.config import Table
 from pyops.errors import OperationError
 from pyops.plan import Days
-from pyops.publish import Load
+from pyops.publication import Load
 from pyops.sources.files import File
 from pyops.sql import identifier, literal
 from pyops.types import Landing

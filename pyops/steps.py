@@ -13,8 +13,8 @@ from pyops.config import Project, Table
 from pyops.errors import OperationError, PyopsError
 from pyops.extraction import Extraction, Listener, Silent
 from pyops.history import History
-from pyops.publish import Load
-from pyops.publish import publish as publish_load
+from pyops.publication import Load
+from pyops.publication import publish as publish_load
 from pyops.runs import Run, ended
 from pyops.stage import Stage, kept
 from pyops.warehouse import Warehouse

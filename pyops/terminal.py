@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table as Grid
 
 from pyops.config import Table
-from pyops.dead_letters import DeadLetter
 from pyops.errors import PyopsError
 from pyops.extraction import Extraction
+from pyops.letters import DeadLetter
 from pyops.overview import TableStatus
 from pyops.pipeline import Summary
 from pyops.runs import Run

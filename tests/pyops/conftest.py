@@ -19,7 +19,7 @@ import yaml
 from pyops.config import Project, load
 from pyops.demo import shop
 from pyops.demo.server import Server
-from pyops.extraction import extract
+from pyops.extraction import Extraction, extract
 from pyops.runs import Run
 
 Sql = Callable[..., list[tuple[Any, ...]]]
@@ -144,9 +144,30 @@ class Lab:
         (self.directory / "pyops.yml").write_text(text, "utf-8")
         return load(self.directory)
 
+    def configure_files(self, tables: dict[str, dict[str, Any]], **source: Any) -> Project:
+        """Writes pyops.yml for some tables of files, source `web`, and reads it."""
+        settings = {"type": "files", "tables": tables, **source}
+        document = {"warehouse": {"lock_timeout": "1s"}, "sources": {"web": settings}}
+        text = yaml.safe_dump(document, sort_keys=False)
+        (self.directory / "pyops.yml").write_text(text, "utf-8")
+        return load(self.directory)
+
+    def extract_files(self, tables: dict[str, dict[str, Any]], **options: Any) -> list[Run]:
+        """Configures tables of files, extracts them, and returns their runs."""
+        return self._runs(extract(self.configure_files(tables), **options))
+
+    def put(self, name: str, content: str | bytes) -> Path:
+        """Writes a file of the project."""
+        path = self.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
     def extract(self, tables: dict[str, dict[str, Any]], **options: Any) -> list[Run]:
         """Configures tables, extracts them, and returns their runs; an error is raised."""
-        done = extract(self.configure(tables), **options)
+        return self._runs(extract(self.configure(tables), **options))
+
+    def _runs(self, done: list[Extraction]) -> list[Run]:
         for item in done:
             if item.error is not None:
                 raise item.error

@@ -31,7 +31,7 @@ import pytest
 import yaml
 
 from pyops import cli
-from pyops.publish import _Publication
+from pyops.publication import _Publication
 from pyops.sources import postgres
 from pyops.stage import Stage
 from pyops.terminal import Terminal

@@ -11,7 +11,7 @@ import pytest
 from pyops import Days, extraction
 from pyops.config import Table
 from pyops.errors import DataError, TransientError
-from pyops.publish import Load, publish
+from pyops.publication import Load, publish
 from pyops.runs import Run
 from pyops.stage import Stage
 from pyops.types import Landing

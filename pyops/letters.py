@@ -16,7 +16,7 @@ from pyops.config import FilesTable, PostgresTable, Project, Table, Write
 from pyops.errors import DataError, OperationError, UsageError
 from pyops.extraction import Extraction
 from pyops.history import History
-from pyops.publish import Load, publish
+from pyops.publication import Load, publish
 from pyops.runs import Run, ended
 from pyops.sql import identifier, literal, qualified
 from pyops.stage import Stage
