@@ -342,10 +342,17 @@ class Warehouse(_Section):
     lock_timeout: Duration = timedelta(minutes=1)
 
 
+class DeadLetters(_Section):
+    """A JSON-lines file that mirrors the dead letters, relative to the project."""
+
+    path: Path | None = None
+
+
 class Config(_Section):
     """The whole of pyops.yml."""
 
     warehouse: Warehouse = Warehouse()
+    dead_letters: DeadLetters = DeadLetters()
     sources: dict[str, Source]
 
 
@@ -561,6 +568,8 @@ def _known_keys(location: list[str], source: str) -> list[str]:
     match location:
         case ["warehouse", _]:
             section = Warehouse
+        case ["dead_letters", _]:
+            section = DeadLetters
         case ["sources", _, _]:
             section = _SOURCES[source][0]
         case ["sources", _, "tables", _, _]:

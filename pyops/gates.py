@@ -232,7 +232,7 @@ class _Evaluation:
                 hint="name a column of dates or timestamps, or give it that type",
             )
         name = identifier(column)
-        if not type_.endswith("ZONE"):  # the others reach further than a timestamp
+        if type_ == "DATE":  # it reaches further than a timestamp
             name = f"TRY_CAST({name} AS TIMESTAMP)"
         return f"max(CASE WHEN isfinite({name}) THEN epoch_us({name}) END)"
 

@@ -21,7 +21,7 @@ from pyops.runs import Run, ended
 from pyops.sql import identifier, literal, qualified
 from pyops.stage import Stage
 from pyops.types import Landing
-from pyops.warehouse import TableState, Warehouse, bookkeeping_exists
+from pyops.warehouse import TableState, Warehouse, bookkeeping_exists, catalog_of
 
 _LISTED = (
     "letter_id, source, table_name, key, column_name, value, reason, payload, file, line, run_id,"
@@ -115,6 +115,7 @@ def purge(project: Project, names: Sequence[str] = (), *, everything: bool = Fal
         row = connection.execute(
             f"DELETE FROM pyops.dead_letters WHERE {condition}", parameters
         ).fetchone()
+        warehouse.mirror_letters(connection, catalog_of(connection))
     return int(row[0]) if row else 0
 
 

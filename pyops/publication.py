@@ -119,7 +119,9 @@ def publish(
     """
     with warehouse.attached(stage.connection):
         publication = _Publication(stage, load, results)
-        return interruptible(lambda: publication.commit(run), cancel=stage.connection.interrupt)
+        done = interruptible(lambda: publication.commit(run), cancel=stage.connection.interrupt)
+        warehouse.mirror_letters(stage.connection, "warehouse")
+        return done
 
 
 class _Publication:

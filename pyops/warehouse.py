@@ -100,6 +100,7 @@ class Warehouse:
     Args:
         path: The file; it need not exist yet.
         lock_timeout: How long to wait for whoever holds it, in seconds.
+        letters: A JSON-lines file that mirrors the dead letters; None for none.
         sleep: Waits for a number of seconds.
         on_wait: Told, once a wait, who holds the file.
     """
@@ -109,10 +110,12 @@ class Warehouse:
         path: Path,
         *,
         lock_timeout: float = 60,
+        letters: Path | None = None,
         sleep: Callable[[float], None] = time.sleep,
         on_wait: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.path = path
+        self._letters = letters
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TransientError),
             wait=tenacity.wait_exponential_jitter(multiplier=0.02, max=1, jitter=0.05),
@@ -129,10 +132,11 @@ class Warehouse:
     @classmethod
     def of(cls, project: Project, *, on_wait: Callable[[str], None] = lambda _: None) -> Self:
         """The warehouse of a project."""
-        settings = project.config.warehouse
+        letters = project.config.dead_letters.path
         return cls(
             project.warehouse_path,
-            lock_timeout=settings.lock_timeout.total_seconds(),
+            lock_timeout=project.config.warehouse.lock_timeout.total_seconds(),
+            letters=letters and project.directory / letters,
             on_wait=on_wait,
         )
 
@@ -180,12 +184,28 @@ class Warehouse:
                 with suppress(duckdb.Error):
                     connection.execute("DETACH warehouse")
 
+    def mirror_letters(self, connection: duckdb.DuckDBPyConnection, catalog: str) -> None:
+        """Writes the dead letters to their JSON-lines file, if there is to be one.
+
+        The file is replaced as a whole: whenever a process is killed, it is one state or another.
+        """
+        if self._letters is not None:
+            new = self._letters.with_name(self._letters.name + ".new")
+            new.parent.mkdir(parents=True, exist_ok=True)
+            connection.execute(
+                f"COPY (FROM {catalog}.pyops.dead_letters ORDER BY letter_id)"
+                f" TO {literal(str(new))} (FORMAT json)"
+            )
+            new.replace(self._letters)
+
     def states(self, tables: Sequence[Table]) -> dict[Table, TableState]:
         """Looks up what is known of tables; a warehouse that is not there knows nothing."""
         if not self.path.exists():
             return {table: TableState() for table in tables}
         with self.opened(read_only=True) as connection:
-            return {table: table_state(connection, _catalog(connection), table) for table in tables}
+            return {
+                table: table_state(connection, catalog_of(connection), table) for table in tables
+            }
 
     def record(
         self,
@@ -204,10 +224,10 @@ class Warehouse:
         if not runs:
             return
         with self.opened(lock_timeout=lock_timeout) as connection:
-            connection.execute(BOOKKEEPING.format(catalog=_catalog(connection)))
+            connection.execute(BOOKKEEPING.format(catalog=catalog_of(connection)))
             for run in runs:
-                insert_run(connection, _catalog(connection), run)
-                insert_results(connection, _catalog(connection), run, results)
+                insert_run(connection, catalog_of(connection), run)
+                insert_results(connection, catalog_of(connection), run, results)
 
 
 def insert_run(connection: duckdb.DuckDBPyConnection, catalog: str, run: Run) -> None:
@@ -293,11 +313,12 @@ def bookkeeping_exists(
         "SELECT 1 FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'pyops'"
         " AND table_name = ?"
     )
-    name = (catalog or _catalog(connection)).strip('"')
+    name = (catalog or catalog_of(connection)).strip('"')
     return connection.execute(statement, [name, table]).fetchone() is not None
 
 
-def _catalog(connection: duckdb.DuckDBPyConnection) -> str:
+def catalog_of(connection: duckdb.DuckDBPyConnection) -> str:
+    """The quoted name of the database a connection was opened on."""
     row = connection.execute("SELECT current_database()").fetchone()
     return identifier(str(row[0]) if row else "")
 
