@@ -85,7 +85,9 @@ def audit(
     results = evaluate(warehouse, stage, load, recent_rows=recent_rows)
     if not any(result.status == "failed" for result in results):
         with _references(warehouse, stage, load):
-            for condition, column, reason in gates.dead_letter_rules(load.table.config.gates):
+            for condition, column, reason in gates.dead_letter_rules(
+                load.table.config.gates, results
+            ):
                 stage.reject(condition, column, reason, key=load.key)
     run = replace(run, rows_dead_lettered=stage.dead_letters)
     results.append(_dead_letter_rate(run, load.table.config.max_dead_letter_rate))
