@@ -26,15 +26,18 @@ def interruptible(action: Callable[[], _T], *, cancel: Callable[[], object] | No
     future: Future[_T] = Future()
 
     def work() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
         try:
             future.set_result(action())
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=work, daemon=True).start()
     try:
+        threading.Thread(target=work, daemon=True).start()
         return future.result()
     except BaseException:
+        future.cancel()  # in case it has not begun
         while cancel is not None and not future.done():
             with suppress(Exception):
                 cancel()

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -32,6 +32,9 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "160MB",
     "preserve_insertion_order": False,
 }
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -111,15 +114,18 @@ class Stage:
         """
         self.columns = {name: landing.warehouse for name, landing in landings.items()}
         prefetched = _Prefetched(batches, progress)
-        reader = pa.RecordBatchReader.from_batches(schema, prefetched)
-        self.connection.register("arrived", reader)
+
+        def land() -> None:
+            reader = pa.RecordBatchReader.from_batches(schema, prefetched)
+            self.connection.register("arrived", reader)
+            self.connection.execute(f"CREATE TABLE rows AS {_typed(landings, key)}")
+
         try:
-            self._execute(f"CREATE TABLE rows AS {_typed(landings, key)}", cancel)
+            self._run(land, cancel)
         except BaseException as error:
             # Looked at first: to be cancelled is one more failure of the reading.
             failure = prefetched.failure if isinstance(error, duckdb.Error | PyopsError) else None
-            cancel()
-            prefetched.stop()
+            prefetched.stop(cancel)
             if failure is not None:
                 raise failure from None
             raise
@@ -170,20 +176,17 @@ class Stage:
             )
         return int(total - left)
 
-    def _execute(
-        self, statement: str, cancel: Callable[[], None] = lambda: None
-    ) -> tuple[int, ...]:
+    def _execute(self, statement: str) -> tuple[int, ...]:
         """Runs a statement that may take long, and returns its first row."""
+        return self._run(lambda: self.connection.execute(statement).fetchone()) or (0,)
 
-        def run() -> tuple[int, ...] | None:
-            return self.connection.execute(statement).fetchone()
-
+    def _run(self, action: Callable[[], _T], cancel: Callable[[], None] = lambda: None) -> _T:
         def stop() -> None:
             cancel()
             self.connection.interrupt()
 
         with explained(self.path):
-            return interruptible(run, cancel=stop) or (0,)
+            return interruptible(action, cancel=stop)
 
     def _number(self, statement: str) -> int:
         return self._execute(statement)[0]
@@ -295,7 +298,6 @@ class _Prefetched:
         self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(maxsize=2)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._read, args=(batches,), daemon=True)
-        self._thread.start()
 
     def _read(self, batches: Iterator[pa.RecordBatch]) -> None:
         try:
@@ -314,6 +316,7 @@ class _Prefetched:
                 break
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
+        self._thread.start()
         while (batch := self._queue.get()) is not None:
             self.rows += batch.num_rows
             self.bytes += batch.nbytes
@@ -323,7 +326,9 @@ class _Prefetched:
         if self.failure is not None:
             raise self.failure
 
-    def stop(self) -> None:
-        """Ends the thread; what it had read is forgotten."""
+    def stop(self, cancel: Callable[[], None]) -> None:
+        """Ends the thread, cancelling what it reads; what it had read is forgotten."""
         self._stopped.set()
-        self._thread.join(timeout=30)
+        while self._thread.is_alive():
+            cancel()
+            self._thread.join(timeout=0.1)
