@@ -1,9 +1,9 @@
 """Calls that block in C, where Python sees no signal: how they can be stopped all the same."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -42,4 +42,15 @@ def interruptible(action: Callable[[], _T], *, cancel: Callable[[], object] | No
             with suppress(Exception):
                 cancel()
             wait([future], timeout=0.1)
+        raise
+
+
+@contextmanager
+def interruptions() -> Iterator[None]:
+    """For short calls of DuckDB: raises the KeyboardInterrupt that it makes a RuntimeError of."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":
+            raise KeyboardInterrupt from None
         raise

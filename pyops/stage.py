@@ -20,7 +20,7 @@ import duckdb
 import pyarrow as pa
 
 from pyops.errors import DataError, PyopsError
-from pyops.interrupt import interruptible
+from pyops.interrupt import interruptible, interruptions
 from pyops.runs import Run
 from pyops.sql import columns as listed
 from pyops.sql import identifier, literal
@@ -66,7 +66,7 @@ class Stage:
             directory.mkdir(parents=True, exist_ok=True)
             try:
                 with _locked(directory):
-                    connection = duckdb.connect(path, config=_SETTINGS)
+                    connection = duckdb.connect(str(path), config=_SETTINGS)
                 connection.execute("CREATE TABLE run AS SELECT ? AS run", [run.to_json()])
                 connection.execute("CHECKPOINT")
             except duckdb.Error:
@@ -200,10 +200,10 @@ def sweep(directory: Path) -> list[tuple[Path, Run | None]]:
     if not directory.exists():
         return []
     dead: list[tuple[Path, Run | None]] = []
-    with _locked(directory):
+    with _locked(directory), interruptions():
         for path in sorted(directory.glob("*.duckdb")):
             try:
-                with duckdb.connect(path) as connection:
+                with duckdb.connect(str(path)) as connection:
                     row = connection.execute("SELECT run FROM run").fetchone()
             except duckdb.Error as error:
                 if "Could not set lock" not in str(error):

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import tenacity
 
 from pyops.config import Table
 from pyops.errors import OperationError, TransientError
+from pyops.interrupt import interruptions
 from pyops.runs import Run
 from pyops.sql import identifier, literal, qualified
 from pyops.watermark import Watermark
@@ -54,11 +54,6 @@ CREATE TABLE IF NOT EXISTS {catalog}.pyops.schema_changes (
     new_type VARCHAR NOT NULL, detected_at TIMESTAMP NOT NULL
 )
 """
-
-
-def utc_now() -> datetime:
-    """The clock of this machine as the warehouse keeps times: UTC, without a zone."""
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 @dataclass(frozen=True)
@@ -243,7 +238,7 @@ def _catalog(connection: duckdb.DuckDBPyConnection) -> str:
 def _open(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
     if not read_only:
         _make(path)
-    return duckdb.connect(path, read_only=read_only)
+    return duckdb.connect(str(path), read_only=read_only)
 
 
 def _make(path: Path) -> None:
@@ -261,7 +256,7 @@ def _make(path: Path) -> None:
         new.unlink(missing_ok=True)  # another one was cut short
         if not path.exists():
             try:
-                duckdb.connect(new).close()
+                duckdb.connect(str(new)).close()
                 new.rename(path)
             finally:
                 new.unlink(missing_ok=True)
@@ -291,7 +286,8 @@ def explained(path: Path) -> Iterator[None]:
         OperationError: The file cannot be read or written, or there is no room.
     """
     try:
-        yield
+        with interruptions():
+            yield
     except (duckdb.OperationalError, duckdb.FatalException, OSError) as error:
         if isinstance(error, duckdb.OperationalError) and not _is_about_files(error):
             raise
