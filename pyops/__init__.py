@@ -20,6 +20,7 @@ from pyops.extraction import Extraction, Listener, extract
 from pyops.overview import TableStatus, status
 from pyops.pipeline import Summary, run
 from pyops.plan import Days
+from pyops.reconciliation import Reconciliation, reconcile
 from pyops.runs import Run
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "OperationError",
     "Project",
     "PyopsError",
+    "Reconciliation",
     "Run",
     "SchemaChangeError",
     "Summary",
@@ -39,6 +41,7 @@ __all__ = [
     "UsageError",
     "extract",
     "load",
+    "reconcile",
     "run",
     "status",
 ]

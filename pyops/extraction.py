@@ -4,9 +4,6 @@ All tables of a source are read in one snapshot, so that they fit together: no o
 user. A table that fails leaves the others alone; its target stays as it was.
 """
 
-import os
-import secrets
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +14,10 @@ from pyops.errors import DataError, PyopsError
 from pyops.history import History
 from pyops.plan import Days, Plan, plan
 from pyops.publish import publish
-from pyops.runs import Run
+from pyops.runs import Run, ended
 from pyops.sources import postgres
 from pyops.stage import Stage
-from pyops.warehouse import TableState, Warehouse, utc_now
+from pyops.warehouse import TableState, Warehouse
 from pyops.watermark import Watermark, advance, still_open
 
 _SETTLING_SECONDS = 0.25  # how long to wait for short transactions, so that the watermark can move
@@ -133,7 +130,7 @@ class _Job:
                 self.history.settle()
             return self.warehouse.states(tables)
         except PyopsError as error:
-            self._record(*(_ended(self._begun(t), "failed", str(error)) for t in tables))
+            self._record(*(ended(self._begun(t), "failed", str(error)) for t in tables))
             raise
 
     def _source(self, name: str, states: Mapping[Table, TableState]) -> Iterator[Extraction]:
@@ -216,10 +213,10 @@ class _Job:
         except PyopsError as error:
             return self._failed(planned.table, error, self.current)
         except KeyboardInterrupt:
-            self._record(_ended(self.current, "cancelled", "it was stopped before it ended"))
+            self._record(ended(self.current, "cancelled", "it was stopped before it ended"))
             raise
         except BaseException as error:
-            self._record(_ended(self.current, "failed", type(error).__name__))
+            self._record(ended(self.current, "failed", type(error).__name__))
             raise
         self.listener.finished(planned.table, run, None)
         return Extraction(planned.table, run)
@@ -267,21 +264,11 @@ class _Job:
             return publish(self.warehouse, stage, load, self.current)
 
     def _begun(self, table: Table, planned: Plan | None = None) -> Run:
-        now = utc_now()
-        return Run(
-            run_id=f"{now:%Y%m%dT%H%M%S.%f}-{secrets.token_hex(3)}",
-            source=table.source,
-            table_name=table.name,
-            mode=table.config.mode,
-            write_pattern=planned.write if planned else table.config.write_pattern,
-            status="running",
-            started_at=now,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-        )
+        write = planned.write if planned else table.config.write_pattern
+        return Run.begun(table.source, table.name, table.config.mode, write)
 
     def _failed(self, table: Table, error: PyopsError, run: Run | None = None) -> Extraction:
-        run = _ended(run or self._begun(table), "failed", str(error))
+        run = ended(run or self._begun(table), "failed", str(error))
         self._record(run)
         self.listener.finished(table, run, error)
         return Extraction(table, run, error)
@@ -289,9 +276,3 @@ class _Job:
     def _record(self, *runs: Run) -> None:
         if not self.dry_run:
             self.history.record(*runs)
-
-
-def _ended(run: Run, status: str, error: str) -> Run:
-    now = utc_now()
-    seconds = (now - (run.started_at or now)).total_seconds()
-    return replace(run, status=status, finished_at=now, seconds=seconds, error=error)

@@ -16,9 +16,9 @@ from pyops.config import Table, Write
 from pyops.errors import SchemaChangeError, TransientError
 from pyops.evolution import SchemaChange, compare
 from pyops.interrupt import interruptible
-from pyops.runs import Run
+from pyops.runs import Run, utc_now
 from pyops.sql import columns as listed
-from pyops.sql import identifier, qualified
+from pyops.sql import identifier, literal, qualified
 from pyops.stage import Stage
 from pyops.warehouse import (
     BOOKKEEPING,
@@ -26,7 +26,6 @@ from pyops.warehouse import (
     Warehouse,
     insert_run,
     table_state,
-    utc_now,
 )
 from pyops.watermark import Watermark
 
@@ -48,6 +47,7 @@ class Load:
         cursor: The column the watermark speaks of.
         resets_watermark: Whether a watermark that is there is of no use any more.
         accepts_changes: Whether the source's columns may differ from the target's.
+        deletes_extra: For merge of a whole table: rows go that are not at the source.
     """
 
     table: Table
@@ -60,6 +60,7 @@ class Load:
     cursor: str | None = None
     resets_watermark: bool = False
     accepts_changes: bool = True
+    deletes_extra: bool = False
 
 
 def publish(warehouse: Warehouse, stage: Stage, load: Load, run: Run) -> Run:
@@ -211,8 +212,11 @@ class _Publication:
             column, first, end = load.replaces
             where = f"{identifier(column)} >= ?::DATE AND {identifier(column)} < ?::DATE"
             return self._number(f"DELETE FROM {self.target} WHERE {where}", first, end)
+        gone = 0
+        if load.deletes_extra:
+            gone = self._number(f"DELETE FROM {self.target} AS t WHERE {extra_rows(load.key)}")
         same = " AND ".join(f"t.{identifier(name)} = r.{identifier(name)}" for name in load.key)
-        return self._number(f"DELETE FROM {self.target} AS t USING {rows} AS r WHERE {same}")
+        return gone + self._number(f"DELETE FROM {self.target} AS t USING {rows} AS r WHERE {same}")
 
     def _record(self, run: Run, changes: list[SchemaChange], at: datetime) -> None:
         load, connection = self.load, self.connection
@@ -254,6 +258,20 @@ class _Publication:
     def _number(self, statement: str, *parameters: object) -> int:
         row = self.connection.execute(statement, list(parameters)).fetchone()
         return int(row[0]) if row else 0
+
+
+def extra_rows(key: Sequence[str]) -> str:
+    """The DuckDB predicate, on the target as ``t``, for rows that the staged source has not.
+
+    A row that the source has and that cannot be landed is not extra: its key is a dead letter's.
+    """
+    same = " AND ".join(f"r.{identifier(name)} = t.{identifier(name)}" for name in key)
+    texts = ", ".join(f"{literal(name)}: t.{identifier(name)}::VARCHAR" for name in key)
+    return (
+        f"NOT EXISTS (SELECT 1 FROM rows AS r WHERE {same})"
+        f" AND to_json({{{texts}}})::VARCHAR NOT IN"
+        " (SELECT key FROM dead_letters WHERE key IS NOT NULL)"
+    )
 
 
 def refuse_changes(table: Table, changes: Sequence[SchemaChange]) -> None:

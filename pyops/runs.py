@@ -1,9 +1,17 @@
 """What is recorded of a run."""
 
 import json
-from dataclasses import asdict, dataclass
-from datetime import datetime
+import os
+import secrets
+import socket
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Self
+
+
+def utc_now() -> datetime:
+    """The clock of this machine as the warehouse keeps times: UTC, without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,22 @@ class Run:
     host: str | None = None
     pid: int | None = None
 
+    @classmethod
+    def begun(cls, source: str, table: str, mode: str, write: str) -> Self:
+        """A run that begins now, in this process."""
+        now = utc_now()
+        return cls(
+            run_id=f"{now:%Y%m%dT%H%M%S.%f}-{secrets.token_hex(3)}",
+            source=source,
+            table_name=table,
+            mode=mode,
+            write_pattern=write,
+            status="running",
+            started_at=now,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+
     def to_json(self) -> str:
         """The run as a JSON object."""
         return json.dumps(asdict(self), default=str)
@@ -54,3 +78,10 @@ class Run:
             if values[name] is not None:
                 values[name] = datetime.fromisoformat(values[name])
         return cls(**values)
+
+
+def ended(run: Run, status: str, error: str | None) -> Run:
+    """The run as it ended now."""
+    now = utc_now()
+    seconds = (now - (run.started_at or now)).total_seconds()
+    return replace(run, status=status, finished_at=now, seconds=seconds, error=error)

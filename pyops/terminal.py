@@ -16,6 +16,7 @@ from pyops.errors import PyopsError
 from pyops.extraction import Extraction
 from pyops.overview import TableStatus
 from pyops.pipeline import Summary
+from pyops.reconciliation import Reconciliation
 from pyops.runs import Run
 
 
@@ -109,6 +110,23 @@ def _extraction(item: Extraction) -> dict[str, Any]:
     hint = {"hint": item.error.hint} if item.error else {}
     query = {"query": item.query} if item.query else {}
     return {"table": str(item.table), **asdict(item.run), **hint, **query}
+
+
+def print_reconciliation(found: Reconciliation, *, as_json: bool) -> None:
+    """Prints how a table differs from its source."""
+    if as_json:
+        _print_json({**asdict(found), "is_equal": found.is_equal})
+        return
+    print(
+        f"{found.table}: {found.source_rows:,} rows at the source,"
+        f" {found.warehouse_rows:,} in the warehouse; {found.missing:,} missing,"
+        f" {found.extra:,} extra, {found.different:,} different,"
+        f" {found.dead_letters:,} dead letters"
+    )
+    if found.run is not None:
+        print(f"  applied: {found.run.rows_written:,} rows written, {found.extra:,} deleted")
+    elif not found.is_equal:
+        print(f"  apply it with: pyops reconcile {found.table} --apply")
 
 
 def print_summary(summary: Summary, *, as_json: bool) -> None:
