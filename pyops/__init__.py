@@ -21,6 +21,7 @@ from pyops.letters import DeadLetter, dead_letters, purge, replay
 from pyops.overview import TableStatus, status
 from pyops.pipeline import Summary, run
 from pyops.plan import Days
+from pyops.reconciliation import Reconciliation, reconcile
 from pyops.runs import Run
 from pyops.steps import publish, validate
 
@@ -33,6 +34,7 @@ __all__ = [
     "OperationError",
     "Project",
     "PyopsError",
+    "Reconciliation",
     "Run",
     "SchemaChangeError",
     "Summary",
@@ -45,6 +47,7 @@ __all__ = [
     "load",
     "publish",
     "purge",
+    "reconcile",
     "replay",
     "run",
     "status",

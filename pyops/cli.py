@@ -132,6 +132,26 @@ def publish(
 
 
 @app.command()
+def reconcile(
+    table: Annotated[str, typer.Argument(help="The table, as source.table or table.")],
+    *,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Land what differs, delete what is gone.")
+    ] = False,
+    as_json: Json = False,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """Compare a table with its source, row by row; exit 1 where they differ."""
+    from pyops.reconciliation import reconcile as reconcile_table
+    from pyops.terminal import print_reconciliation
+
+    found = reconcile_table(config.load(project_dir, config_file), table, apply=apply)
+    print_reconciliation(found, as_json=as_json)
+    _exit(0 if found.is_equal or apply else 1)
+
+
+@app.command()
 def run(
     *,
     as_json: Json = False,
@@ -294,8 +314,8 @@ def main() -> None:
             raise
         _complain(str(error), error.hint)
         sys.exit(error.exit_code)
-    except SystemExit as end:
-        if end.code == 130:
+    except (SystemExit, KeyboardInterrupt) as end:
+        if isinstance(end, KeyboardInterrupt) or end.code == 130:
             _complain("stopped: what was published stays, all else is as it was before")
             sys.exit(128 + (received or [signal.SIGINT])[0])
         raise

@@ -54,6 +54,7 @@ class Load:
         replaces_files: For delete_insert of files: whose rows go; None for anything else.
         files: The files that were read, each with size and modification time (ns).
         replays: The dead letters that are landed by this.
+        deletes_extra: For merge of a whole table: rows go that are not at the source.
     """
 
     table: Table
@@ -69,6 +70,7 @@ class Load:
     replaces_files: tuple[str, ...] | None = None
     files: tuple[tuple[str, int, int], ...] = ()
     replays: tuple[int, ...] = ()
+    deletes_extra: bool = False
 
     def to_json(self) -> str:
         """The load as a JSON object, without its table."""
@@ -257,8 +259,11 @@ class _Publication:
             column, first, end = load.replaces
             where = f"{identifier(column)} >= ?::DATE AND {identifier(column)} < ?::DATE"
             return self._number(f"DELETE FROM {self.target} WHERE {where}", first, end)
+        gone = 0
+        if load.deletes_extra:
+            gone = self._number(f"DELETE FROM {self.target} AS t WHERE {extra_rows(load.key)}")
         same = " AND ".join(f"t.{identifier(name)} = r.{identifier(name)}" for name in load.key)
-        return self._number(f"DELETE FROM {self.target} AS t USING {rows} AS r WHERE {same}")
+        return gone + self._number(f"DELETE FROM {self.target} AS t USING {rows} AS r WHERE {same}")
 
     def _record(self, run: Run, changes: list[SchemaChange], at: datetime) -> None:
         load, connection = self.load, self.connection
@@ -341,6 +346,20 @@ class _Publication:
     def _number(self, statement: str, *parameters: object) -> int:
         row = self.connection.execute(statement, list(parameters)).fetchone()
         return int(row[0]) if row else 0
+
+
+def extra_rows(key: Sequence[str]) -> str:
+    """The DuckDB predicate, on the target as ``t``, for rows that the staged source has not.
+
+    A row that the source has and that cannot be landed is not extra: its key is a dead letter's.
+    """
+    same = " AND ".join(f"r.{identifier(name)} = t.{identifier(name)}" for name in key)
+    texts = ", ".join(f"{literal(name)}: t.{identifier(name)}::VARCHAR" for name in key)
+    return (
+        f"NOT EXISTS (SELECT 1 FROM rows AS r WHERE {same})"
+        f" AND to_json({{{texts}}})::VARCHAR NOT IN"
+        " (SELECT key FROM dead_letters WHERE key IS NOT NULL)"
+    )
 
 
 def refuse_changes(table: Table, changes: Sequence[SchemaChange]) -> None:

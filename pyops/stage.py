@@ -14,13 +14,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import duckdb
 import pyarrow as pa
 
 from pyops.errors import DataError, PyopsError, TransientError
-from pyops.interrupt import interruptible
+from pyops.interrupt import interruptible, interruptions
 from pyops.runs import Run
 from pyops.sql import columns as listed
 from pyops.sql import identifier, literal
@@ -32,6 +32,9 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "160MB",
     "preserve_insertion_order": False,
 }
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Stage:
             directory.mkdir(parents=True, exist_ok=True)
             try:
                 with _locked(directory):
-                    connection = duckdb.connect(path, config=_SETTINGS)
+                    connection = duckdb.connect(str(path), config=_SETTINGS)
                 connection.execute(
                     "CREATE TABLE run AS SELECT ? AS run, NULL::VARCHAR AS load", [run.to_json()]
                 )
@@ -151,15 +154,18 @@ class Stage:
         """
         self.columns = {name: landing.warehouse for name, landing in landings.items()}
         prefetched = _Prefetched(batches, progress)
-        reader = pa.RecordBatchReader.from_batches(schema, prefetched)
-        self.connection.register("arrived", reader)
+
+        def land() -> None:
+            reader = pa.RecordBatchReader.from_batches(schema, prefetched)
+            self.connection.register("arrived", reader)
+            self.connection.execute(f"CREATE TABLE rows AS {_typed(landings, key)}")
+
         try:
-            self._execute(f"CREATE TABLE rows AS {_typed(landings, key)}", cancel)
+            self._run(land, cancel)
         except BaseException as error:
             # Looked at first: to be cancelled is one more failure of the reading.
             failure = prefetched.failure if isinstance(error, duckdb.Error | PyopsError) else None
-            cancel()
-            prefetched.stop()
+            prefetched.stop(cancel)
             if failure is not None:
                 raise failure from None
             raise
@@ -245,20 +251,17 @@ class Stage:
             )
         return int(total - left)
 
-    def _execute(
-        self, statement: str, cancel: Callable[[], None] = lambda: None
-    ) -> tuple[int, ...]:
+    def _execute(self, statement: str) -> tuple[int, ...]:
         """Runs a statement that may take long, and returns its first row."""
+        return self._run(lambda: self.connection.execute(statement).fetchone()) or (0,)
 
-        def run() -> tuple[int, ...] | None:
-            return self.connection.execute(statement).fetchone()
-
+    def _run(self, action: Callable[[], _T], cancel: Callable[[], None] = lambda: None) -> _T:
         def stop() -> None:
             cancel()
             self.connection.interrupt()
 
         with explained(self.path):
-            return interruptible(run, cancel=stop) or (0,)
+            return interruptible(action, cancel=stop)
 
     def _number(self, statement: str) -> int:
         return self._execute(statement)[0]
@@ -283,10 +286,10 @@ def _idle(directory: Path) -> list[tuple[Path, Run | None]]:
     if not directory.exists():
         return []
     idle: list[tuple[Path, Run | None]] = []
-    with _locked(directory):
+    with _locked(directory), interruptions():
         for path in sorted(directory.glob("*.duckdb")):
             try:
-                with duckdb.connect(path) as connection:
+                with duckdb.connect(str(path)) as connection:
                     row = connection.execute("SELECT run FROM run").fetchone()
             except duckdb.Error as error:
                 if "Could not set lock" not in str(error):
@@ -389,7 +392,6 @@ class _Prefetched:
         self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(maxsize=2)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._read, args=(batches,), daemon=True)
-        self._thread.start()
 
     def _read(self, batches: Iterator[pa.RecordBatch]) -> None:
         try:
@@ -408,6 +410,7 @@ class _Prefetched:
                 break
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
+        self._thread.start()
         while (batch := self._queue.get()) is not None:
             self.rows += batch.num_rows
             self.bytes += batch.nbytes
@@ -417,7 +420,9 @@ class _Prefetched:
         if self.failure is not None:
             raise self.failure
 
-    def stop(self) -> None:
-        """Ends the thread; what it had read is forgotten."""
+    def stop(self, cancel: Callable[[], None]) -> None:
+        """Ends the thread, cancelling what it reads; what it had read is forgotten."""
         self._stopped.set()
-        self._thread.join(timeout=30)
+        while self._thread.is_alive():
+            cancel()
+            self._thread.join(timeout=0.1)

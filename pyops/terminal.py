@@ -17,6 +17,7 @@ from pyops.extraction import Extraction
 from pyops.letters import DeadLetter
 from pyops.overview import TableStatus
 from pyops.pipeline import Summary
+from pyops.reconciliation import Reconciliation
 from pyops.runs import Run
 
 
@@ -154,6 +155,23 @@ def print_purged(count: int, *, as_json: bool) -> None:
         _print_json({"purged": count})
     else:
         print(f"{count} dead letters deleted")
+
+
+def print_reconciliation(found: Reconciliation, *, as_json: bool) -> None:
+    """Prints how a table differs from its source."""
+    if as_json:
+        _print_json({**asdict(found), "is_equal": found.is_equal})
+        return
+    print(
+        f"{found.table}: {found.source_rows:,} rows at the source,"
+        f" {found.warehouse_rows:,} in the warehouse; {found.missing:,} missing,"
+        f" {found.extra:,} extra, {found.different:,} different,"
+        f" {found.dead_letters:,} dead letters"
+    )
+    if found.run is not None:
+        print(f"  applied: {found.run.rows_written:,} rows written, {found.extra:,} deleted")
+    elif not found.is_equal:
+        print(f"  apply it with: pyops reconcile {found.table} --apply")
 
 
 def print_summary(summary: Summary, *, as_json: bool) -> None:

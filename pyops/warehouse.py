@@ -20,6 +20,7 @@ from pyops.config import Project, Table
 from pyops.errors import TransientError
 from pyops.failures import of_file, of_lock
 from pyops.gates import GateResult
+from pyops.interrupt import interruptions
 from pyops.runs import Run, utc_now
 from pyops.sql import identifier, literal, qualified
 from pyops.watermark import Watermark
@@ -326,7 +327,7 @@ def catalog_of(connection: duckdb.DuckDBPyConnection) -> str:
 def _open(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
     if not read_only:
         _make(path)
-    return duckdb.connect(path, read_only=read_only)
+    return duckdb.connect(str(path), read_only=read_only)
 
 
 def _make(path: Path) -> None:
@@ -344,7 +345,7 @@ def _make(path: Path) -> None:
         new.unlink(missing_ok=True)  # another one was cut short
         if not path.exists():
             try:
-                duckdb.connect(new).close()
+                duckdb.connect(str(new)).close()
                 new.rename(path)
             finally:
                 new.unlink(missing_ok=True)
@@ -369,7 +370,8 @@ def explained(path: Path) -> Iterator[None]:
         OperationError: The file cannot be read or written, or there is no room.
     """
     try:
-        yield
+        with interruptions():
+            yield
     except (duckdb.OperationalError, duckdb.FatalException, OSError) as error:
         if isinstance(error, duckdb.OperationalError) and not _is_about_files(error):
             raise

@@ -1,5 +1,6 @@
 """PostgreSQL, read with ADBC into Arrow."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -125,6 +126,7 @@ class Session:
     def __init__(self, connection: adbc.Connection) -> None:
         self._connection = connection
         self._reading: adbc.Cursor | None = None
+        self._lock = threading.Lock()  # nothing is cancelled while it is being closed
 
     def __enter__(self) -> Self:
         return self
@@ -134,9 +136,8 @@ class Session:
 
     def close(self) -> None:
         """Closes the connection, cancelling what it still reads."""
-        if self._reading is not None:
-            self.cancel()
-            self._reading.close()
+        self.cancel()
+        self._end_reading()
         self._connection.close()
 
     def query(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -223,10 +224,8 @@ class Session:
         try:
             yield
         except Exception:
-            if self._reading is not None:
-                self.cancel()
-                self._reading.close()
-                self._reading = None
+            self.cancel()
+            self._end_reading()
             with suppress(PyopsError):  # whoever uses a broken connection next will learn of it
                 self.query("ROLLBACK TO SAVEPOINT pyops")
             raise
@@ -240,11 +239,15 @@ class Session:
             The schema and the batches, a few MB each. Numeric is text; timestamps are naive.
         """
         cursor = self._reading = self._connection.cursor()
+
+        def begin() -> pa.RecordBatchReader:
+            cursor.execute(statement)
+            return cursor.fetch_record_batch()
+
         with explained():
             option = {"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)}
             cursor.adbc_statement.set_options(**option)
-            interruptible(lambda: cursor.execute(statement), cancel=cursor.adbc_cancel)
-            reader = cursor.fetch_record_batch()
+            reader = interruptible(begin, cancel=cursor.adbc_cancel)
         schema = pa.schema([_plain(field) for field in reader.schema])
 
         def batches() -> Iterator[pa.RecordBatch]:
@@ -256,16 +259,22 @@ class Session:
                         break
                 yield _relabelled(batch, schema)
             reader.close()
-            cursor.close()
-            self._reading = None
+            self._end_reading()
 
         return schema, batches()
 
     def cancel(self) -> None:
         """Stops what ``read`` is reading; may be called from another thread."""
-        if self._reading is not None:
-            with suppress(adbc_driver_manager.Error):  # nothing runs, or nobody is there
-                self._reading.adbc_cancel()
+        with self._lock:
+            if self._reading is not None:
+                with suppress(adbc_driver_manager.Error):  # nothing runs, or nobody is there
+                    self._reading.adbc_cancel()
+
+    def _end_reading(self) -> None:
+        with self._lock:
+            if self._reading is not None:
+                self._reading.close()
+                self._reading = None
 
     def bind(self, **values: str) -> None:
         """Binds values that a query reads with ``current_setting('pyops.<name>')``.
