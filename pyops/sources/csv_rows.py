@@ -1,0 +1,127 @@
+"""CSV (RFC 4180) into columns of texts, with no loop over rows.
+
+DuckDB's own reader loses a record whose quote is never closed, drops blanks before a quote and
+counts records for lines; so records are cut by counting quotes, and split by one pattern.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from pyops.errors import DataError
+from pyops.sources.json_rows import add_columns
+from pyops.sources.lines import Refused, pieces
+from pyops.sql import identifier, literal
+
+_FIELD = r',("(?:[^"]|"")*"|[^",\r\n]*)'
+_RECORD = r'(?:,(?:"(?:[^"]|"")*"|[^",\r\n]*))*'
+
+
+def land_csv(
+    connection: duckdb.DuckDBPyConnection, columns: dict[str, str], path: Path, name: str
+) -> tuple[list[str], list[Refused]]:
+    """Lands a file of comma-separated values, with a header, in the table ``arrived``.
+
+    A field without quotes and without characters is NULL, one of two quotes is the empty text.
+    Blank lines are skipped, but where there is one column: there each is a NULL. Blanks belong to
+    their field.
+
+    Returns:
+        The header's names; and the records with too few or too many fields or stray quotes.
+
+    Raises:
+        DataError: There is no header, or none that can name columns.
+    """
+    header: list[str] | None = None
+    refused: list[Refused] = []
+    for piece in pieces(path, name, quoted=True):
+        table = piece.table
+        refused += piece.refused
+        if header is None:
+            header = _header(table, refused, name)
+            add_columns(
+                connection, columns, {c: "VARCHAR" for c in header if c not in columns}, name
+            )
+            table = table.slice(1)
+        with _registered(connection, table):
+            refused += _land(connection, header, name)
+    if header is None:
+        raise DataError(f"{name} is empty: it has no header", hint=_HEADER)
+    return header, refused
+
+
+_HEADER = "the first line of a CSV file names its columns"
+
+
+def _header(table: pa.Table, refused: list[Refused], name: str) -> list[str]:
+    if refused and (not table.num_rows or refused[0].line < table["line"][0].as_py()):
+        raise DataError(f"{name}, line {refused[0].line}: {refused[0].reason}", hint=_HEADER)
+    line, text = table["line"][0].as_py(), table["text"][0].as_py().rstrip("\r\n")
+    where = f"{name}, line {line}"
+    if not re.fullmatch(_RECORD, "," + text):
+        raise DataError(f"{where}: the header has a stray quote or carriage return", hint=_HEADER)
+    names = [
+        field[1:-1].replace('""', '"') if field.startswith('"') else field
+        for field in re.findall(_FIELD, "," + text)
+    ]
+    for number, column in enumerate(names, 1):
+        if not column.strip() or re.search(r"[\x00-\x1f]", column):
+            raise DataError(f"{where}: the header's column {number} has no name", hint=_HEADER)
+        if column in names[: number - 1]:
+            raise DataError(f"{where}: the header has {column!r} twice", hint=_HEADER)
+    return names
+
+
+@contextmanager
+def _registered(connection: duckdb.DuckDBPyConnection, table: pa.Table) -> Iterator[None]:
+    connection.register("piece", table)
+    try:
+        yield
+    finally:
+        connection.unregister("piece")
+
+
+def _land(connection: duckdb.DuckDBPyConnection, header: list[str], name: str) -> list[Refused]:
+    quoted = "contains(text, '\"')"
+    split = (
+        f"CASE WHEN {quoted} THEN regexp_extract_all(',' || text, {literal(_FIELD)}, 1)"
+        " ELSE string_split(text, ',') END"
+    )
+    skips_blank = "WHERE text <> ''" if len(header) > 1 else ""
+    records = (
+        f"SELECT line, text, {split} AS f FROM (SELECT line, rtrim(text, E'\\r\\n') AS text"
+        f" FROM piece) {skips_blank}"
+    )
+    well_formed = (
+        f"(len(f) = {len(header)} AND (NOT ({quoted} OR contains(text, E'\\r'))"
+        f" OR regexp_full_match(',' || text, {literal(_RECORD)})))"
+    )
+    bad = connection.execute(
+        f"SELECT line, text, len(f), regexp_full_match(',' || text, {literal(_RECORD)})"
+        f" FROM ({records}) WHERE NOT {well_formed} ORDER BY line"
+    ).fetchall()
+    values = "".join(
+        f", CASE WHEN starts_with({f}, '\"') THEN replace({f}[2:-2], '\"\"', '\"')"
+        f" ELSE nullif({f}, '') END AS {identifier(column)}"
+        for column, f in ((column, f"f[{n}]") for n, column in enumerate(header, 1))
+    )
+    connection.execute(
+        f"INSERT INTO arrived BY NAME SELECT {literal(name)} AS _file, line AS _line{values}"
+        f" FROM ({records}) WHERE {well_formed}"
+    )
+    return [
+        Refused(line, text, _reason(text, fields, len(header), is_record=is_record))
+        for line, text, fields, is_record in bad
+    ]
+
+
+def _reason(text: str, fields: int, expected: int, *, is_record: bool) -> str:
+    if is_record:
+        return f"it has {fields} fields, not {expected}"
+    if text.count('"') % 2:
+        return "a quote is opened and never closed"
+    return "a quote or a carriage return stands inside a field without quotes"

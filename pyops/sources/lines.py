@@ -1,0 +1,162 @@
+"""Text files as columns of lines, piece by piece, with bounded memory and no loop over lines."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyops.errors import DataError
+
+PIECE = 8 << 20
+LONGEST = 64 << 20  # of one line or record, in bytes
+
+_BOM = b"\xef\xbb\xbf"
+_FOREIGN = {  # the longer ones first: UTF-32's begins like UTF-16's
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What could not be parsed: its line in the file, itself, and why."""
+
+    line: int
+    payload: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some lines or records of a file.
+
+    Attributes:
+        data: Their bytes.
+        table: ``line`` (BIGINT, from 1) and ``text`` (large_string) of those that are UTF-8.
+        refused: Those that are not.
+    """
+
+    data: bytes
+    table: pa.Table
+    refused: list[Refused]
+
+
+def pieces(path: Path, name: str, *, quoted: bool) -> Iterator[Piece]:
+    """Reads a file of UTF-8 text; a byte order mark is skipped.
+
+    Args:
+        path: The file.
+        name: What errors call it.
+        quoted: Whether a line feed between quotes ends no record.
+
+    Raises:
+        DataError: It is UTF-16 or UTF-32, or has a line or record of more than 64 MB.
+    """
+    cut = _last_record_end if quoted else _last_line_end
+    what = "record" if quoted else "line"
+    rest, line = b"", 1
+    with path.open("rb") as file:
+        start = without_mark(file.read(4), name)
+        while True:
+            read = start + file.read(PIECE)
+            start = b""
+            data = rest + read
+            end = cut(data) if read else len(data)
+            if max(end if not rest else 0, len(data) - end) > LONGEST:
+                raise DataError(
+                    f"{name}, line {line}: a {what} of more than {LONGEST >> 20} MB",
+                    hint="is a quote left open?" if quoted else "is it really a file of lines?",
+                )
+            if end:
+                done = data[:end]
+                yield _piece(done, line, quoted=quoted)
+                line += done.count(b"\n")
+            if not read:
+                return
+            rest = data[end:]
+
+
+def without_mark(head: bytes, name: str) -> bytes:
+    """A file's first bytes without the mark of UTF-8.
+
+    Raises:
+        DataError: They have the mark of another encoding.
+    """
+    for mark, encoding in _FOREIGN.items():
+        if head.startswith(mark):
+            raise DataError(
+                f"{name} is {encoding}, not UTF-8",
+                hint=f"convert it: iconv -f {encoding.replace('-', '')} -t UTF8",
+            )
+    return head.removeprefix(_BOM)
+
+
+def _last_line_end(data: bytes) -> int:
+    return data.rfind(b"\n") + 1
+
+
+def _last_record_end(data: bytes) -> int:
+    """Behind the last line feed that has an even number of quotes before it."""
+    end = data.rfind(b"\n") + 1
+    quotes = data.count(b'"', 0, end)
+    while end and quotes % 2:
+        before = data.rfind(b"\n", 0, end - 1) + 1
+        quotes -= data.count(b'"', before, end)
+        end = before
+    return end
+
+
+def _piece(data: bytes, first: int, *, quoted: bool) -> Piece:
+    whole = pa.array([data.removesuffix(b"\n")], pa.large_binary())
+    texts = pc.split_pattern(whole, b"\n").flatten()
+    numbers = pc.cumulative_sum(pa.repeat(1, len(texts)), start=first - 1)
+    if quoted:
+        texts, numbers = _joined(data, texts, numbers)
+    refused: list[Refused] = []
+    try:
+        texts = texts.cast(pa.large_string())
+    except pa.ArrowInvalid:  # some bytes are no UTF-8: now line by line
+        readable = []
+        for line, text in zip(numbers.to_pylist(), texts.to_pylist(), strict=True):
+            fault = encoding_fault(text)
+            readable.append(not fault)
+            if fault:
+                refused.append(Refused(line, escaped(text), fault))
+        mask = pa.array(readable, pa.bool_())
+        texts = texts.filter(mask).cast(pa.large_string())
+        numbers = numbers.filter(mask)
+    return Piece(data, pa.table({"line": numbers, "text": texts}), refused)
+
+
+def _joined(data: bytes, texts: pa.Array, numbers: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Lines put together to records: one that opens a quote goes on to the line that closes it."""
+    odd = pc.bit_wise_and(pc.count_substring(texts, b'"').cast(pa.int64()), 1)
+    if not pc.any(pc.equal(odd, 1)).as_py():
+        return texts, numbers
+    opened = pc.subtract(pc.cumulative_sum(odd), odd)  # quotes open before the line
+    starts = pc.equal(pc.bit_wise_and(opened, 1), 0)
+    lengths = pc.add(pc.binary_length(texts), 1)
+    offsets = pc.subtract(pc.cumulative_sum(lengths), lengths).filter(starts)
+    offsets = pa.concat_arrays([offsets.cast(pa.int64()), pa.array([len(data)], pa.int64())])
+    records = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(offsets) - 1, [None, offsets.buffers()[1], pa.py_buffer(data)]
+    )
+    return records, numbers.filter(starts)
+
+
+def escaped(data: bytes) -> str:
+    r"""Bytes as text, those that are no UTF-8 as ``\xNN``."""
+    return data.decode("utf-8", "backslashreplace")
+
+
+def encoding_fault(data: bytes) -> str:
+    """Where bytes are no UTF-8; empty if they are."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return f"byte {error.start + 1}: it is no UTF-8"
+    return ""
