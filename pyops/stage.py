@@ -69,7 +69,7 @@ class Stage:
                     connection = duckdb.connect(str(path), config=_SETTINGS)
                 connection.execute("CREATE TABLE run AS SELECT ? AS run", [run.to_json()])
                 connection.execute("CHECKPOINT")
-            except duckdb.Error:
+            except BaseException:
                 _delete(path)
                 raise
         return cls(path, connection)
