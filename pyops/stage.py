@@ -71,7 +71,7 @@ class Stage:
                     "CREATE TABLE run AS SELECT ? AS run, NULL::VARCHAR AS load", [run.to_json()]
                 )
                 connection.execute("CHECKPOINT")
-            except duckdb.Error:
+            except BaseException:
                 _delete(path)
                 raise
         return cls(path, connection)
