@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from pyops.errors import UsageError
+from pyops.texts import check_type
 
 Mode = Literal["full", "incremental", "partition"]
 Write = Literal["append", "delete_insert", "merge", "swap"]
@@ -298,6 +299,13 @@ class PostgresSource(_Section):
     tables: dict[str, PostgresTable]
 
 
+def _duckdb_type(name: str) -> str:
+    try:
+        return check_type(name)
+    except UsageError as error:
+        raise ValueError(f"{error}; {error.hint}") from None
+
+
 class FilesTable(TableConfig):
     """How files become a table.
 
@@ -312,8 +320,15 @@ class FilesTable(TableConfig):
     format: Literal["csv", "jsonl", "json", "parquet"]
     types: dict[str, str] = {}
 
+    @field_validator("types")
+    @classmethod
+    def _normalized(cls, types: dict[str, str]) -> dict[str, str]:
+        return {name: _duckdb_type(type_) for name, type_ in types.items()}
+
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
+        if self.types and self.format == "parquet":
+            yield "parquet files have types of their own: leave out types"
         if self.mode == "incremental":
             yield "files know no cursor: give them mode full or partition"
         if (self.mode == "partition") != ("{date}" in self.path):

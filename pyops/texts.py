@@ -39,8 +39,8 @@ _TIME = r"\d{2}:\d{2}(?::\d{2}(?:\.\d{1,6}0*)?)?"
 _OFFSET = r"[+-](?:0\d|1[0-5])(?::?[0-5]\d)?"
 _UUID = "[0-9a-fA-F]{8}-" + "[0-9a-fA-F]{4}-" * 3 + "[0-9a-fA-F]{12}"
 _FLOAT = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-# What DuckDB's parser of JSON lets pass beyond RFC 8259. Words, so in a string they are nothing.
-_LOOSE = r"(?i)nan|inf|,[ \t\r\n]*[\]}]"
+# What DuckDB's parser of JSON lets pass beyond RFC 8259; in a string it is nothing.
+_LOOSE = r"(?i)(?:^|[:,\[])[ \t\r\n]*-?(?:nan|inf)|,[ \t\r\n]*[\]}]"
 _STRINGS = r'"(?:[^"\\]|\\.)*"'
 
 
@@ -175,6 +175,6 @@ def is_json(expression: str) -> str:
     """
     blanked = f"regexp_replace({expression}, '{_STRINGS}', '\"\"', 'g')"
     return (
-        f"json_valid({expression}) AND NOT (regexp_matches({expression}, '{_LOOSE}')"
-        f" AND regexp_matches({blanked}, '{_LOOSE}'))"
+        f"(json_valid({expression}) AND CASE WHEN regexp_matches({expression}, '{_LOOSE}')"
+        f" THEN NOT regexp_matches({blanked}, '{_LOOSE}') ELSE true END)"
     )

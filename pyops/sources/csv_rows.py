@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pyops.errors import DataError
 from pyops.sources.json_rows import add_columns
-from pyops.sources.lines import Refused, pieces
+from pyops.sources.lines import Refused, pieces, without
 from pyops.sql import identifier, literal
 
 _FIELD = r',("(?:[^"]|"")*"|[^",\r\n]*)'
@@ -47,13 +47,18 @@ def land_csv(
                 connection, columns, {c: "VARCHAR" for c in header if c not in columns}, name
             )
             table = table.slice(1)
+        records = _records(header)
         with _registered(connection, table):
-            refused += _land(connection, header, name)
+            bad = _bad(connection, records, header)
+        with _registered(connection, without(table, bad)):
+            _insert(connection, records, header, name)
+        refused += bad
     if header is None:
         raise DataError(f"{name} is empty: it has no header", hint=_HEADER)
     return header, refused
 
 
+_QUOTED = "contains(text, '\"')"
 _HEADER = "the first line of a CSV file names its columns"
 
 
@@ -85,25 +90,35 @@ def _registered(connection: duckdb.DuckDBPyConnection, table: pa.Table) -> Itera
         connection.unregister("piece")
 
 
-def _land(connection: duckdb.DuckDBPyConnection, header: list[str], name: str) -> list[Refused]:
-    quoted = "contains(text, '\"')"
+def _records(header: list[str]) -> str:
+    """The SQL of the records of a piece, split to fields ``f``."""
     split = (
-        f"CASE WHEN {quoted} THEN regexp_extract_all(',' || text, {literal(_FIELD)}, 1)"
+        f"CASE WHEN {_QUOTED} THEN regexp_extract_all(',' || text, {literal(_FIELD)}, 1)"
         " ELSE string_split(text, ',') END"
     )
     skips_blank = "WHERE text <> ''" if len(header) > 1 else ""
-    records = (
+    return (
         f"SELECT line, text, {split} AS f FROM (SELECT line, rtrim(text, E'\\r\\n') AS text"
         f" FROM piece) {skips_blank}"
     )
-    well_formed = (
-        f"(len(f) = {len(header)} AND (NOT ({quoted} OR contains(text, E'\\r'))"
-        f" OR regexp_full_match(',' || text, {literal(_RECORD)})))"
-    )
-    bad = connection.execute(
-        f"SELECT line, text, len(f), regexp_full_match(',' || text, {literal(_RECORD)})"
-        f" FROM ({records}) WHERE NOT {well_formed} ORDER BY line"
+
+
+def _bad(connection: duckdb.DuckDBPyConnection, records: str, header: list[str]) -> list[Refused]:
+    is_record = f"regexp_full_match(',' || text, {literal(_RECORD)})"
+    is_suspect = f"{_QUOTED} OR contains(text, E'\\r')"
+    found = connection.execute(
+        f"SELECT line, text, len(f), {is_record} FROM ({records})"
+        f" WHERE len(f) <> {len(header)} OR (({is_suspect}) AND NOT {is_record}) ORDER BY line"
     ).fetchall()
+    return [
+        Refused(line, text, _reason(text, fields, len(header), is_record=is_record))
+        for line, text, fields, is_record in found
+    ]
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection, records: str, header: list[str], name: str
+) -> None:
     values = "".join(
         f", CASE WHEN starts_with({f}, '\"') THEN replace({f}[2:-2], '\"\"', '\"')"
         f" ELSE nullif({f}, '') END AS {identifier(column)}"
@@ -111,12 +126,8 @@ def _land(connection: duckdb.DuckDBPyConnection, header: list[str], name: str) -
     )
     connection.execute(
         f"INSERT INTO arrived BY NAME SELECT {literal(name)} AS _file, line AS _line{values}"
-        f" FROM ({records}) WHERE {well_formed}"
+        f" FROM ({records})"
     )
-    return [
-        Refused(line, text, _reason(text, fields, len(header), is_record=is_record))
-        for line, text, fields, is_record in bad
-    ]
 
 
 def _reason(text: str, fields: int, expected: int, *, is_record: bool) -> str:

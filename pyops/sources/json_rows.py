@@ -19,13 +19,25 @@ import pyarrow.compute as pc
 from pyops import texts
 from pyops.errors import DataError
 from pyops.sources import json_faults
-from pyops.sources.lines import LONGEST, PIECE, Refused, encoding_fault, escaped, without_mark
+from pyops.sources.lines import (
+    LONGEST,
+    PIECE,
+    Refused,
+    encoding_fault,
+    escaped,
+    without,
+    without_mark,
+)
 from pyops.sql import identifier, literal
 
 MOST_COLUMNS = 1600  # as in PostgreSQL: beyond, names are data
 
 _REWRITTEN = r"-?\d+(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)|-0"
-_MAY_BE_REWRITTEN = r"\d[.eE][+\-\d]|-0"
+# DuckDB writes a fraction as it stands if it is not tiny, does not end with 0 and has 15 digits at
+# most: the shortest text of a double is that of its decimal then (IEEE 754, DBL_DIG).
+_MAY_BE_REWRITTEN = (
+    r"(?:^|[:,\[ \t\r\n])(?:-?\d+(?:\.\d+)?[eE]|-?\d+\.\d*0(?:[^\d]|$)|-?\d[\d.]{15}|-?0\.000|-0)"
+)
 _TOKENS = rf'("(?:[^"\\]|\\.)*")|({_REWRITTEN})'
 _MARKS = [f"\\u00{code:02d}" for code in (*range(1, 8), *range(10, 20))]  # no other way to write
 
@@ -60,13 +72,13 @@ class Rows:
         """
         with self._registered(table), _room(self.connection, table.nbytes):
             refused = self._refused(checked=bool(mark), mark=mark)
-        table = _without(table, refused)
+        table = without(table, refused)
         with self._registered(table), _room(self.connection, table.nbytes):
             shapes = self._shapes()
             if doubled := [keys for keys, _ in shapes if len(set(keys)) < len(keys)]:
                 refused += self._doubled(doubled, mark)
                 shapes = [(keys, line) for keys, line in shapes if keys not in doubled]
-        table = _without(table, refused)
+        table = without(table, refused)
         keys = list(dict.fromkeys(key for shape, _ in shapes for key in shape))
         self._add(keys, name)
         with self._registered(table), _room(self.connection, table.nbytes):
@@ -237,13 +249,6 @@ def _room(connection: duckdb.DuckDBPyConnection, size: int) -> Iterator[None]:
         yield
     finally:
         connection.execute(f"SET memory_limit = '{before}'")
-
-
-def _without(table: pa.Table, refused: list[Refused]) -> pa.Table:
-    if not refused:
-        return table
-    lines = pa.array([item.line for item in refused], pa.int64())
-    return table.filter(pc.invert(pc.is_in(table["line"], lines)))
 
 
 def marked(text: str, mark: str) -> str:

@@ -160,3 +160,11 @@ def encoding_fault(data: bytes) -> str:
     except UnicodeDecodeError as error:
         return f"byte {error.start + 1}: it is no UTF-8"
     return ""
+
+
+def without(table: pa.Table, refused: list[Refused]) -> pa.Table:
+    """The lines of a piece that were not refused."""
+    if not refused:
+        return table
+    lines = pa.array([item.line for item in refused], pa.int64())
+    return table.filter(pc.invert(pc.is_in(table["line"], lines)))

@@ -119,7 +119,7 @@ def test_commands_list_show_replay_and_purge(files: Lab) -> None:
     files.extract_files({"t": CSV})
     listed = command(files.directory, "dlq", "list")
     assert "in/a.csv:301" in listed.stdout
-    assert "n/a" not in listed.stdout
+    assert " n/a" not in listed.stdout
     shown = command(files.directory, "dlq", "show", "1", "--json")
     (letter,) = json.loads(shown.stdout)["dead_letters"]
     assert (letter["value"], letter["line"]) == ("n/a", 301)

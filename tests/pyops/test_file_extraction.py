@@ -33,7 +33,7 @@ def test_every_row_says_which_file_and_line_it_came_from(lab: Lab) -> None:
     lab.put("events/2024-01-01.jsonl", '{"id": 1, "at": "2024-01-01T10:00:00Z"}\n\n{"id": 2}\n')
     run = lab.extract_files({"t": DAILY})[0]
     assert (run.rows_read, run.rows_written) == (2, 2)
-    found = lab.rows("SELECT id, at::VARCHAR, day::VARCHAR, _file, _line FROM raw.t ORDER BY id")
+    found = lab.rows('SELECT id, "at"::VARCHAR, day::VARCHAR, _file, _line FROM raw.t ORDER BY id')
     assert found == [
         (1, "2024-01-01 10:00:00", "2024-01-01", "events/2024-01-01.jsonl", 1),
         (2, None, "2024-01-01", "events/2024-01-01.jsonl", 3),
