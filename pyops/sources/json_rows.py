@@ -39,6 +39,7 @@ _MAY_BE_REWRITTEN = (
     r"(?:^|[:,\[ \t\r\n])(?:-?\d+(?:\.\d+)?[eE]|-?\d+\.\d*0(?:[^\d]|$)|-?\d[\d.]{15}|-?0\.000|-0)"
 )
 _TOKENS = rf'("(?:[^"\\]|\\.)*")|({_REWRITTEN})'
+_NOT_BLANK = r"regexp_matches(text, '[^ \t\r\n]')"
 _MARKS = [f"\\u00{code:02d}" for code in (*range(1, 8), *range(10, 20))]  # no other way to write
 
 
@@ -94,13 +95,12 @@ class Rows:
             self.connection.unregister("piece")
 
     def _refused(self, *, checked: bool, mark: str) -> list[Refused]:
-        text = r"trim(text, E' \t\r\n')"
-        is_object = f"starts_with({text}, '{{')"
+        is_object = r"regexp_matches(text, '^[ \t\r\n]*\{')"
         condition = is_object if checked else f"{is_object} AND {texts.is_json('text')}"
         found = self.connection.execute(
             f"SELECT line, {_unmarked('text', mark) if mark else 'text'}, {is_object},"
             f" {'true' if checked else texts.is_json('text')}"
-            f" FROM piece WHERE {text} <> '' AND NOT ({condition}) ORDER BY line"
+            f" FROM piece WHERE {_NOT_BLANK} AND NOT ({condition}) ORDER BY line"
         ).fetchall()
         return [
             Refused(
@@ -116,13 +116,13 @@ class Rows:
     def _shapes(self) -> list[tuple[list[str], int]]:
         return self.connection.execute(
             "SELECT json_keys(text) AS keys, min(line) AS line FROM piece"
-            r" WHERE trim(text, E' \t\r\n') <> '' GROUP BY keys ORDER BY line"
+            f" WHERE {_NOT_BLANK} GROUP BY keys ORDER BY line"
         ).fetchall()
 
     def _doubled(self, shapes: list[list[str]], mark: str) -> list[Refused]:
         found = self.connection.execute(
             f"SELECT line, {_unmarked('text', mark) if mark else 'text'}, json_keys(text)"
-            rf" FROM piece WHERE trim(text, E' \t\r\n') <> '' AND json_keys(text) IN"
+            f" FROM piece WHERE {_NOT_BLANK} AND json_keys(text) IN"
             f" (SELECT unnest(?)) ORDER BY line",
             [shapes],
         ).fetchall()
@@ -147,7 +147,7 @@ class Rows:
         self.connection.execute(
             f"INSERT INTO arrived BY NAME SELECT {literal(name)} AS _file, line AS _line{columns}"
             f" FROM (SELECT line, {values} AS v FROM (SELECT line, {text} AS text FROM piece"
-            r" WHERE trim(text, E' \t\r\n') <> ''))"
+            f" WHERE {_NOT_BLANK}))"
         )
 
 

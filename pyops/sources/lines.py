@@ -11,6 +11,7 @@ from pyops.errors import DataError
 
 PIECE = 8 << 20
 LONGEST = 64 << 20  # of one line or record, in bytes
+_BATCH = 8192
 
 _BOM = b"\xef\xbb\xbf"
 _FOREIGN = {  # the longer ones first: UTF-32's begins like UTF-16's
@@ -129,7 +130,9 @@ def _piece(data: bytes, first: int, *, quoted: bool) -> Piece:
         mask = pa.array(readable, pa.bool_())
         texts = texts.filter(mask).cast(pa.large_string())
         numbers = numbers.filter(mask)
-    return Piece(data, pa.table({"line": numbers, "text": texts}), refused)
+    table = pa.table({"line": numbers, "text": texts})
+    batches = table.to_batches(max_chunksize=_BATCH)  # for DuckDB's threads
+    return Piece(data, pa.Table.from_batches(batches, table.schema), refused)
 
 
 def _joined(data: bytes, texts: pa.Array, numbers: pa.Array) -> tuple[pa.Array, pa.Array]:
