@@ -47,18 +47,17 @@ def land_csv(
                 connection, columns, {c: "VARCHAR" for c in header if c not in columns}, name
             )
             table = table.slice(1)
-        records = _records(header)
-        with _registered(connection, table):
-            bad = _bad(connection, records, header)
-        with _registered(connection, without(table, bad)):
-            _insert(connection, records, header, name)
-        refused += bad
+        for is_quoted in (False, True):
+            with _registered(connection, table):
+                bad = _bad(connection, header, is_quoted=is_quoted)
+            with _registered(connection, without(table, bad)):
+                _insert(connection, header, name, is_quoted=is_quoted)
+            refused += bad
     if header is None:
         raise DataError(f"{name} is empty: it has no header", hint=_HEADER)
     return header, refused
 
 
-_QUOTED = "contains(text, '\"')"
 _HEADER = "the first line of a CSV file names its columns"
 
 
@@ -90,25 +89,24 @@ def _registered(connection: duckdb.DuckDBPyConnection, table: pa.Table) -> Itera
         connection.unregister("piece")
 
 
-def _records(header: list[str]) -> str:
-    """The SQL of the records of a piece, split to fields ``f``."""
-    split = (
-        f"CASE WHEN {_QUOTED} THEN regexp_extract_all(',' || text, {literal(_FIELD)}, 1)"
-        " ELSE string_split(text, ',') END"
-    )
-    skips_blank = "WHERE text <> ''" if len(header) > 1 else ""
-    return (
-        f"SELECT line, text, {split} AS f FROM (SELECT line, rtrim(text, E'\\r\\n') AS text"
-        f" FROM piece) {skips_blank}"
-    )
+def _records(header: list[str], *, is_quoted: bool) -> str:
+    """The SQL of the records of a piece with or without quotes, split to fields ``f``."""
+    split, has_quotes = "string_split(text, ',')", "NOT contains(text, '\"')"
+    if is_quoted:
+        split = f"regexp_extract_all(',' || text, {literal(_FIELD)}, 1)"
+        has_quotes = "contains(text, '\"')"
+    skips_blank = " AND text <> ''" if len(header) > 1 else ""
+    return f"SELECT line, text, {split} AS f FROM piece WHERE {has_quotes}{skips_blank}"
 
 
-def _bad(connection: duckdb.DuckDBPyConnection, records: str, header: list[str]) -> list[Refused]:
+def _bad(
+    connection: duckdb.DuckDBPyConnection, header: list[str], *, is_quoted: bool
+) -> list[Refused]:
     is_record = f"regexp_full_match(',' || text, {literal(_RECORD)})"
-    is_suspect = f"{_QUOTED} OR contains(text, E'\\r')"
     found = connection.execute(
-        f"SELECT line, text, len(f), {is_record} FROM ({records})"
-        f" WHERE len(f) <> {len(header)} OR (({is_suspect}) AND NOT {is_record}) ORDER BY line"
+        f"SELECT line, text, len(f), {is_record}"
+        f" FROM ({_records(header, is_quoted=is_quoted)})"
+        f" WHERE len(f) <> {len(header)} OR NOT {is_record} ORDER BY line"
     ).fetchall()
     return [
         Refused(line, text, _reason(text, fields, len(header), is_record=is_record))
@@ -117,16 +115,20 @@ def _bad(connection: duckdb.DuckDBPyConnection, records: str, header: list[str])
 
 
 def _insert(
-    connection: duckdb.DuckDBPyConnection, records: str, header: list[str], name: str
+    connection: duckdb.DuckDBPyConnection, header: list[str], name: str, *, is_quoted: bool
 ) -> None:
+    fields = [f"nullif(f[{number}], '')" for number in range(1, len(header) + 1)]
+    if is_quoted:
+        fields = [
+            f"CASE WHEN starts_with({f}, '\"') THEN replace({f}[2:-2], '\"\"', '\"') ELSE {f} END"
+            for f in fields
+        ]
     values = "".join(
-        f", CASE WHEN starts_with({f}, '\"') THEN replace({f}[2:-2], '\"\"', '\"')"
-        f" ELSE nullif({f}, '') END AS {identifier(column)}"
-        for column, f in ((column, f"f[{n}]") for n, column in enumerate(header, 1))
+        f", {field} AS {identifier(column)}" for field, column in zip(fields, header, strict=True)
     )
     connection.execute(
         f"INSERT INTO arrived BY NAME SELECT {literal(name)} AS _file, line AS _line{values}"
-        f" FROM ({records})"
+        f" FROM ({_records(header, is_quoted=is_quoted)})"
     )
 
 

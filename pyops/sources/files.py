@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyops.errors import DataError, TransientError
 from pyops.failures import of_file
 from pyops.sources.csv_rows import land_csv
-from pyops.sources.json_rows import Rows, land_document
+from pyops.sources.json_rows import Rows, add_columns, land_document
 from pyops.sources.lines import Refused, pieces
 from pyops.sources.parquet_rows import land_parquet
 from pyops.sql import identifier
@@ -234,8 +234,7 @@ def _fill_day(
     connection: duckdb.DuckDBPyConnection, columns: dict[str, str], column: str, file: File
 ) -> None:
     if column not in columns:
-        connection.execute(f"ALTER TABLE arrived ADD COLUMN {identifier(column)} VARCHAR")
-        columns[column] = "VARCHAR"
+        add_columns(connection, columns, {column: "VARCHAR"}, file.name)
     connection.execute(
         f"UPDATE arrived SET {identifier(column)} = ? WHERE _file = ?", [str(file.day), file.name]
     )
@@ -253,20 +252,20 @@ def _decompressed(file: File, target: Path) -> Path:
     if file.size == 0:
         raise DataError(f"{file.name}, byte 0: it is empty, not a {suffix} file", hint=_AGAIN)
     with file.path.open("rb") as raw, target.open("wb") as plain:
+        packed = _opened(raw, suffix)  # left open: closing it may close the file
         try:
-            with _opened(raw, suffix) as packed:
-                while block := packed.read(_BLOCK):
-                    plain.write(block)
+            while block := packed.read(_BLOCK):
+                plain.write(block)
         except EOFError:
             raise _damaged(file, file.size, "it ends too early") from None
         except (gzip.BadGzipFile, zlib.error):
             raise _damaged(file, raw.tell(), "it is damaged") from None
         except OSError as error:
-            if error.errno is not None or suffix == ".gz":
+            if error.errno is not None:
                 raise
-            early = "Truncated" in str(error)
-            at = file.size if early else raw.tell()
-            raise _damaged(file, at, "it ends too early" if early else "it is damaged") from None
+            if "Truncated" in str(error):
+                raise _damaged(file, file.size, "it ends too early") from None
+            raise _damaged(file, raw.tell(), "it is damaged") from None
     return target
 
 

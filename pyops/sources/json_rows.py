@@ -66,7 +66,8 @@ class Rows:
             mark: The mark of numbers, if they have one already; then every text is JSON.
 
         Returns:
-            The keys of these rows, in order; and the rows that are no objects.
+            The keys of these rows, in order; and the rows that are no objects, or have keys
+            that can be no columns.
 
         Raises:
             DataError: There are two keys that differ by case only.
@@ -76,9 +77,9 @@ class Rows:
         table = without(table, refused)
         with self._registered(table), _room(self.connection, table.nbytes):
             shapes = self._shapes()
-            if doubled := [keys for keys, _ in shapes if len(set(keys)) < len(keys)]:
-                refused += self._doubled(doubled, mark)
-                shapes = [(keys, line) for keys, line in shapes if keys not in doubled]
+            if bad := [keys for keys, _ in shapes if _fault_of(keys)]:
+                refused += self._misnamed(bad, mark)
+                shapes = [(keys, line) for keys, line in shapes if keys not in bad]
         table = without(table, refused)
         keys = list(dict.fromkeys(key for shape, _ in shapes for key in shape))
         self._add(keys, name)
@@ -119,17 +120,14 @@ class Rows:
             f" WHERE {_NOT_BLANK} GROUP BY keys ORDER BY line"
         ).fetchall()
 
-    def _doubled(self, shapes: list[list[str]], mark: str) -> list[Refused]:
+    def _misnamed(self, shapes: list[list[str]], mark: str) -> list[Refused]:
         found = self.connection.execute(
             f"SELECT line, {_unmarked('text', mark) if mark else 'text'}, json_keys(text)"
-            f" FROM piece WHERE {_NOT_BLANK} AND json_keys(text) IN"
-            f" (SELECT unnest(?)) ORDER BY line",
+            f" FROM piece WHERE {_NOT_BLANK} AND json_keys(text) IN (SELECT unnest(?))"
+            " ORDER BY line",
             [shapes],
         ).fetchall()
-        return [
-            Refused(line, payload, f"the key {_first_doubled(keys)!r} is there twice")
-            for line, payload, keys in found
-        ]
+        return [Refused(line, payload, _fault_of(keys)) for line, payload, keys in found]
 
     def _add(self, keys: Iterable[str], name: str) -> None:
         new = [key for key in keys if key not in self.columns]
@@ -205,20 +203,20 @@ def land_document(rows: Rows, path: Path, name: str) -> tuple[list[str], list[Re
     text = data.decode()
     connection = rows.connection
     with _room(connection, size):
-        row = connection.execute(
+        valid = connection.execute(
             f"SELECT {texts.is_json('t')} FROM (SELECT ? AS t)", [text]
-        ).fetchone()
-        if not row or not row[0]:
+        ).fetchall()[0][0]
+        if not valid:
             return [], [Refused(1, text, json_faults.describe(text, skipped=skipped))]
         kind = text.lstrip(" \t\r\n")[0]
         if kind not in "[{":
             return [], [Refused(1, text, "it is JSON, but not an object")]
         mark = _free_mark_in(data)
         elements = "unnest(json_extract(text, '$[*]'))" if kind == "[" else "text"
-        table = connection.execute(
+        table = connection.sql(
             f"SELECT row_number() OVER () AS line, text::VARCHAR AS text FROM (SELECT {elements}"
             f" AS text FROM (SELECT {marked('t', mark)} AS text FROM (SELECT ? AS t)))",
-            [text],
+            params=[text],
         ).to_arrow_table()
     keys: dict[str, None] = {}
     refused: list[Refused] = []
@@ -242,8 +240,7 @@ def _room(connection: duckdb.DuckDBPyConnection, size: int) -> Iterator[None]:
     if size <= PIECE * 2:
         yield
         return
-    row = connection.execute("SELECT current_setting('memory_limit')").fetchone()
-    before = row[0] if row else "160MB"
+    before = connection.execute("SELECT current_setting('memory_limit')").fetchall()[0][0]
     connection.execute(f"SET memory_limit = '{(256 << 20) + 20 * size}B'")
     try:
         yield
@@ -300,5 +297,13 @@ def _pointer(key: str) -> str:
     return "/" + key.replace("~", "~0").replace("/", "~1")
 
 
-def _first_doubled(keys: list[str]) -> str:
-    return next(key for number, key in enumerate(keys) if key in keys[:number])
+def _fault_of(keys: list[str]) -> str:
+    """Why an object's keys cannot be columns; empty if they can."""
+    seen = set()
+    for key in keys:
+        if not key or "\0" in key:
+            return f"the key {key!r} can be no column's name"
+        if key in seen:
+            return f"the key {key!r} is there twice"
+        seen.add(key)
+    return ""

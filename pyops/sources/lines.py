@@ -37,7 +37,8 @@ class Piece:
 
     Attributes:
         data: Their bytes.
-        table: ``line`` (BIGINT, from 1) and ``text`` (large_string) of those that are UTF-8.
+        table: ``line`` (BIGINT, from 1) and ``text`` (large_string) of those that are UTF-8;
+            records come without the line's end.
         refused: Those that are not.
     """
 
@@ -130,6 +131,8 @@ def _piece(data: bytes, first: int, *, quoted: bool) -> Piece:
         mask = pa.array(readable, pa.bool_())
         texts = texts.filter(mask).cast(pa.large_string())
         numbers = numbers.filter(mask)
+    if quoted:
+        texts = pc.ascii_rtrim(texts, "\r\n")
     table = pa.table({"line": numbers, "text": texts})
     batches = table.to_batches(max_chunksize=_BATCH)  # for DuckDB's threads
     return Piece(data, pa.Table.from_batches(batches, table.schema), refused)
