@@ -103,7 +103,7 @@ def test_error_that_nobody_expected_has_a_stack_trace_only_with_debug(lab: Lab) 
         )
         assert done.returncode == 1
         assert ("Traceback" in done.stderr) == traced
-        assert "TypeError" in done.stderr
+        assert "AttributeError" in done.stderr
 
 
 def test_status_names_what_holds_a_watermark_back(lab: Lab, sql: Sql) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from pyops.demo import traffic
+from pyops.demo import events, traffic
 from pyops.sql import literal
 from tests.pyops.conftest import execute
 
@@ -31,6 +31,8 @@ def copy_project(folder: Path) -> None:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shop_dsn: str) -> Path:
     copy_project(tmp_path)
+    shutil.rmtree(tmp_path / "data" / "events", ignore_errors=True)
+    events.write(shop_dsn, tmp_path / "data" / "events")
     monkeypatch.setenv("SHOP_DSN", shop_dsn)
     monkeypatch.setenv("PYOPS_WAREHOUSE", str(tmp_path / "warehouse.duckdb"))
     return tmp_path
@@ -51,7 +53,7 @@ def run_all(project: Path) -> None:
     )
     assert done.returncode == 0
     summary = json.loads(done.stdout)
-    assert [table["status"] for table in summary["tables"]] == ["succeeded"] * 4
+    assert [table["status"] for table in summary["tables"]] == ["succeeded"] * 5
     assert set(summary["dbt"]) == {"success", "pass"}
 
 
@@ -62,6 +64,9 @@ def test_shop_goes_from_postgres_to_the_mart_and_goes_on(project: Path, shop_dsn
     assert ask(project, totals) == [(541_909, Decimal("9747747.934"))]
     facts = "SELECT count(*), sum(amount) FROM marts.fct_orders"
     assert ask(project, facts) == [(25_900, Decimal("9747747.93"))]
+    letters = "SELECT count(*) FROM pyops.dead_letters"
+    assert ask(project, letters) == [(310,)], "as data/README.md says of malformed lines"
+    assert ask(project, "SELECT count(*) FROM staging.stg_events") == [(114_348,)]
     users = "SELECT count(*) FROM marts.dim_users"
     assert ask(project, users) == [(4_372,)]
 
@@ -117,6 +122,6 @@ def test_dbt_is_not_run_when_a_table_fails(project: Path, shop_dsn: str) -> None
         check=False,
     )
     assert done.returncode == 1
-    assert "3 tables landed, 1 failed" in done.stdout
+    assert "4 tables landed, 1 failed" in done.stdout
     assert "dbt      not run" in done.stdout
     assert not (project / "target").exists()
