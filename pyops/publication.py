@@ -337,7 +337,8 @@ class _Publication:
             f"INSERT INTO {letters} (run_id, load_id, source, table_name, key, column_name, value,"
             " reason, payload, recorded_at, letter_id, file, line, status)"
             " SELECT ?, ?, ?, ?, key, column_name, value, reason, payload, ?,"
-            f" (SELECT coalesce(max(letter_id), 0) FROM {letters}) + row_number() OVER (ORDER BY file, line, payload),"
+            f" (SELECT coalesce(max(letter_id), 0) FROM {letters})"
+            " + row_number() OVER (ORDER BY file, line, payload),"
             f" file, line, 'open' FROM dead_letters WHERE payload NOT IN"
             f" (SELECT payload FROM {letters} WHERE {mine})",
             [run.run_id, run.load_id, *who, at, *who],
