@@ -133,16 +133,19 @@ def _matching(name: str, pattern: str, type_: str) -> str:
 
 
 def _decimal(name: str, type_: str) -> tuple[str, str]:
-    scale = int(type_.rstrip(")").rpartition(",")[2])
+    precision, scale = map(int, re.findall(r"\d+", type_))
     fraction = rf"\.\d{{0,{scale}}}0*"
     bare = rf"|\.\d{{1,{scale}}}0*" if scale else ""
     plain = rf"[+-]?(?:\d+(?:{fraction})?{bare})"
-    # With an exponent: the last digit that is not 0 must not lie beyond the scale.
+    # With an exponent, first and last digit must lie within: DuckDB takes 1e3 for DECIMAL(5,2).
     power = r"[+-]?\d{1,20}(?:\.\d{0,40})?[eE][+-]?\d{1,3}"
     whole = rf"regexp_extract({name}, '\d+')"
     digits = rf"rtrim(replace(regexp_extract({name}, '[\d.]+'), '.', ''), '0')"
     exponent = rf"regexp_extract({name}, '[eE](.*)', 1)::INTEGER"
-    exact = f"({digits} = '' OR length({digits}) - length({whole}) - {exponent} <= {scale})"
+    exact = (
+        f"({digits} = '' OR (length({digits}) - length({whole}) - {exponent} <= {scale}"
+        f" AND length(ltrim({whole}, '0')) + {exponent} <= {precision - scale}))"
+    )
     convert = (
         f"CASE WHEN regexp_full_match({name}, '{plain}') THEN TRY_CAST({name} AS {type_})"
         f" WHEN regexp_full_match({name}, '{power}') THEN"
