@@ -163,7 +163,7 @@ class Plan:
             self.write,
             key=config.primary_key,
             replaces=range_,
-            replaces_all=not by_key and range_ is None,
+            replaces_all=self.write == "delete_insert" and not by_key and range_ is None,
             newest_load=None if self.days else self.last_load,
             watermark=mark,
             cursor=self.cursor.column if self.cursor else None,

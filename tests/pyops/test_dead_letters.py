@@ -98,6 +98,16 @@ def test_row_that_was_mended_at_the_source_supersedes_its_dead_letter(lab: Lab, 
     assert lab.rows("SELECT n::VARCHAR FROM raw.t WHERE id = 200") == [("2.00",)]
 
 
+def test_dead_letter_of_append_stays_open_while_newer_rows_arrive(lab: Lab, sql: Sql) -> None:
+    table = {"mode": "incremental", "cursor": "at", "write": "append", "max_dead_letter_rate": 1}
+    sql("CREATE TABLE t (id bigint, at bigint, n numeric(6,2))")
+    sql("INSERT INTO t VALUES (1, 1, 'NaN'), (2, 2, 2)")
+    lab.extract({"t": table})
+    sql("INSERT INTO t VALUES (3, 3, 3)")
+    lab.extract({"t": table})
+    assert lab.rows("SELECT value, status FROM pyops.dead_letters") == [("NaN", "open")]
+
+
 def test_replay_does_not_undo_a_newer_version_of_a_row(lab: Lab, sql: Sql) -> None:
     table = {"mode": "incremental", "cursor": "at", "primary_key": "id", "max_dead_letter_rate": 1}
     sql("CREATE TABLE t (id bigint PRIMARY KEY, at bigint, n numeric(6,2), note text)")

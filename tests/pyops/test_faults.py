@@ -260,7 +260,7 @@ def landed(project: Project) -> list[list[tuple[Any, ...]]]:
             for table, without in [
                 ("raw.t", "_load_id, _loaded_at"),
                 ("pyops.watermarks", "load_id"),
-                ("pyops.dead_letters", "run_id, load_id, recorded_at, letter_id"),
+                ("pyops.dead_letters", "run_id, load_id, recorded_at, resolved_by"),
             ]
         ]
 
