@@ -101,15 +101,14 @@ def test_every_document_that_is_no_json_is_refused_with_its_place(land: Landing)
 
 def test_every_line_that_is_no_json_is_refused_with_its_place(land: Landing) -> None:
     """Behaviour 44: the lines around it land."""
-    for path in documents("n"):
-        content = path.read_bytes().strip()
-        if b"\n" in content or not content or content.startswith(b"\xef\xbb\xbf"):
-            continue
-        arrived = land("lines.jsonl", b'{"a": 1}\n' + content + b'\n{"a": 2}\n', "jsonl")
-        assert (arrived.rows, arrived.refused, land.lines) == (2, 1, [1, 3]), path.name
-        ((_, line, _, reason),) = land.refused
-        assert line == 2
-        assert re.match(r"(column \d+, )?byte \d+: ", reason), path.name
+    contents = [path.read_bytes().strip() for path in documents("n")]
+    bad = [c for c in contents if c and b"\n" not in c and not c.startswith(b"\xef\xbb\xbf")]
+    arrived = land("lines.jsonl", b"".join(b'{"a": 1}\n' + line + b"\n" for line in bad), "jsonl")
+    assert (arrived.rows, arrived.refused) == (len(bad), len(bad))
+    assert land.lines == list(range(1, 2 * len(bad), 2))
+    assert [line for _, line, _, _ in land.refused] == list(range(2, 2 * len(bad) + 1, 2))
+    for _, line, _, reason in land.refused:
+        assert re.match(r"(column \d+, )?byte \d+: ", reason), bad[line // 2 - 1]
 
 
 def test_document_that_parsers_may_take_or_leave_does_neither_crash_nor_hang(
