@@ -31,7 +31,7 @@ class TableStatus:
         watermark: Everything below it has been read, as the source's text.
         held_back_by: The transactions at the source that keep the watermark from moving, with
             their process where it could be found out.
-        dead_letters: Rows that could not be landed.
+        dead_letters: Rows that could not be landed, and still cannot.
     """
 
     table: str
@@ -100,7 +100,8 @@ def _looked_up(
     )[:4]
     where = "WHERE source = ? AND table_name = ?"
     (loaded,) = row(f"SELECT max(loaded_at) FROM pyops.loads {where}", *who)
-    (dead,) = row(f"SELECT count(*) FROM pyops.dead_letters {where}", *who)
+    is_open = " AND status = 'open'" * bookkeeping_exists(connection, table="gate_results")
+    (dead,) = row(f"SELECT count(*) FROM pyops.dead_letters {where}{is_open}", *who)
     rows = row(f"SELECT count(*) FROM {qualified(*table.target)}")[0] if landed else None
     return {
         "rows": rows,
