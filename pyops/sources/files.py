@@ -178,8 +178,9 @@ def arrive(
             if day_column is not None and file.day is not None and day_column not in keys:
                 _fill_day(connection, columns, day_column, file)
             stat = file.path.stat()
-        except OSError as error:
-            raise of_file(str(error), file.path) from error
+        except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            no_memory = isinstance(error, duckdb.OutOfMemoryException)
+            raise of_file(str(error), file.path, no_memory=no_memory) from error
         if (stat.st_size, stat.st_mtime_ns) != (file.size, file.mtime_ns):
             raise TransientError(
                 f"{file.name} was changed while it was read", hint="run the same command again"

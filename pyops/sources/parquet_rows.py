@@ -77,6 +77,11 @@ def land_parquet(
         )
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.SerializationException):
         raise DataError(f"{name}: it is damaged", hint=_AGAIN) from None
+    except (duckdb.ConversionException, duckdb.OutOfRangeException):  # which quote the value
+        raise DataError(
+            f"{name}: a timestamp or a decimal is beyond what the warehouse holds",
+            hint="write that column as text",
+        ) from None
     return names
 
 

@@ -481,3 +481,14 @@ def test_parquet_files_with_different_types_meet_without_losing_a_digit(lab: Lab
     arrived = lab.arrive("*.parquet", "parquet")
     assert arrived.columns == {"n": "BIGINT", "x": "VARCHAR", "y": "VARCHAR"}
     assert lab.rows() == [(1, "1.5", None), (2, str(2**60 + 1), "a"), (3, None, None)]
+
+
+def test_parquet_with_a_moment_beyond_the_warehouse_is_an_error_without_the_value(lab: Lab) -> None:
+    """Behaviour 44: nothing wraps around, and no message quotes a row."""
+    far = pa.table({"t": pa.array([2**62], pa.timestamp("ms"))})
+    pq.write_table(far, lab.folder / "a.parquet")
+    with pytest.raises(
+        DataError, match=r"^a\.parquet: a timestamp or a decimal is beyond"
+    ) as caught:
+        lab.arrive("a.parquet", "parquet")
+    assert str(2**62) not in str(caught.value)
