@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyops import UsageError, load
-from pyops.config import WRITES
+from pyops.config import WRITES, PostgresSource
 
 TABLE: dict[str, Any] = {"mode": "full"}
 MERGE: dict[str, Any] = {"mode": "incremental", "cursor": "at", "primary_key": ["id"]}
@@ -105,6 +105,7 @@ def test_variables_are_expanded_with_defaults(
         load(tmp_path)
     monkeypatch.setenv("PYOPS_TEST_DSN", "host=h: #'x")
     source = load(tmp_path).config.sources["src"]
+    assert isinstance(source, PostgresSource)
     assert (source.dsn, source.mask_salt) == ("host=h: #'x", "a-b")
     assert "host=h" not in repr(source)
 
