@@ -185,8 +185,8 @@ class _Publication:
                 rows_written=written,
                 rows_deleted=deleted,
                 rows_unchanged=unchanged,
-                finished_at=loaded_at,
-                seconds=(loaded_at - (run.started_at or loaded_at)).total_seconds(),
+                finished_at=(now := utc_now()),
+                seconds=(now - (run.started_at or now)).total_seconds(),
                 locked_seconds=time.monotonic() - self.began,
             )
             self._record(finished, changes, loaded_at)
