@@ -9,6 +9,7 @@ import fcntl
 import queue
 import shutil
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,11 +28,19 @@ from pyops.sql import identifier, literal
 from pyops.types import Landing
 from pyops.warehouse import explained
 
-# Enough for the largest batch and DuckDB's row groups; more would only be kept, not used.
 _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
+    # Enough for what is not read from a database; more would only be kept, not used.
     "memory_limit": "160MB",
+    # Each fills row groups of its own, so memory would follow the number of cores.
+    "threads": 2,
     "preserve_insertion_order": False,
 }
+# The memory DuckDB needs for rows that stream in, in bytes: for the blocks each column is writing,
+# and for some copies of as many rows as it takes at once (measured: 10 MB values; 1,500 columns).
+_MEMORY = 80_000_000
+_MEMORY_OF_COLUMN = 2_000_000
+_ROWS_AT_ONCE = 2048
+_COPIES = 3
 
 
 _T = TypeVar("_T")
@@ -68,7 +77,8 @@ class Stage:
                 with _locked(directory):
                     connection = duckdb.connect(str(path), config=_SETTINGS)
                 connection.execute(
-                    "CREATE TABLE run AS SELECT ? AS run, NULL::VARCHAR AS load", [run.to_json()]
+                    "CREATE TABLE run AS SELECT ? AS run, NULL::VARCHAR AS load, '' AS memory",
+                    [run.to_json()],
                 )
                 connection.execute("CHECKPOINT")
             except BaseException:
@@ -95,14 +105,18 @@ class Stage:
                         f"{path.name} is open in another process", hint="wait for that one"
                     ) from None
                 raise
-        run, load = connection.execute("SELECT run, load FROM run").fetchall()[0]
+        run, load, memory = connection.execute("SELECT run, load, memory FROM run").fetchall()[0]
+        connection.execute(f"SET memory_limit = {literal(memory)}")
         described = connection.execute("DESCRIBE rows").fetchall()
         columns = {name: type_ for name, type_, *_ in described if name != "_fault"}
         return cls(path, connection, columns, kept=True), Run.from_json(run), load
 
     def keep(self, run: Run, load: str) -> None:
         """Leaves the file for another command, with the run so far and what is to be loaded."""
-        self.connection.execute("UPDATE run SET run = ?, load = ?", [run.to_json(), load])
+        self.connection.execute(
+            "UPDATE run SET run = ?, load = ?, memory = current_setting('memory_limit')",
+            [run.to_json(), load],
+        )
         self.connection.execute("CHECKPOINT")
         self.kept = True
 
@@ -153,12 +167,22 @@ class Stage:
             OperationError: The file cannot be written.
         """
         self.columns = {name: landing.warehouse for name, landing in landings.items()}
-        prefetched = _Prefetched(batches, progress)
+        settings = self.connection.cursor()
+
+        def make_room(width: int) -> None:
+            memory = _MEMORY + _MEMORY_OF_COLUMN * len(landings) + _COPIES * width
+            settings.execute(f"SET memory_limit = '{memory}B'")
+
+        make_room(0)
+        prefetched = _Prefetched(batches, progress, make_room)
 
         def land() -> None:
+            # The warehouse is to be small; texts that are deleted at once are not worth the time.
+            self.connection.execute("SET disabled_compression_methods = 'dict_fsst,zstd,fsst'")
             reader = pa.RecordBatchReader.from_batches(schema, prefetched)
             self.connection.register("arrived", reader)
             self.connection.execute(f"CREATE TABLE rows AS {_typed(landings, key)}")
+            self.connection.execute("RESET disabled_compression_methods")
 
         try:
             self._run(land, cancel)
@@ -170,6 +194,7 @@ class Stage:
                 raise failure from None
             raise
         finally:
+            settings.close()
             self.connection.unregister("arrived")
         self._sort_out_faults()
         return Staged(prefetched.rows, prefetched.bytes)
@@ -191,9 +216,7 @@ class Stage:
 
     def _sort_out_faults(self) -> None:
         self._execute(
-            "CREATE TABLE dead_letters AS SELECT _fault.key, _fault.column_name, _fault.value,"
-            " _fault.reason, _fault.payload, _fault.file, _fault.line"
-            " FROM rows WHERE _fault IS NOT NULL"
+            f"CREATE TABLE dead_letters AS SELECT {_DEAD_LETTER} FROM rows WHERE _fault IS NOT NULL"
         )
         if self.dead_letters:
             self._execute("DELETE FROM rows WHERE _fault IS NOT NULL")
@@ -322,9 +345,11 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
-_FAULT = (
-    "STRUCT(column_name VARCHAR, value VARCHAR, reason VARCHAR, key VARCHAR, payload VARCHAR,"
-    " file VARCHAR, line BIGINT)"
+# ``_fault`` is a list of these: to write a struct's columns of nothing but NULLs takes longer than
+# to write one of the rows' own.
+_FAULT = ("key", "column_name", "value", "reason", "payload", "file", "line")
+_DEAD_LETTER = ", ".join(
+    f"_fault[{n}]{'::BIGINT' * (name == 'line')} AS {name}" for n, name in enumerate(_FAULT, 1)
 )
 
 
@@ -346,7 +371,7 @@ def _typed(landings: Mapping[str, Landing], key: tuple[str, ...]) -> str:
         f"{item.convert} AS {identifier(name)}" for name, item in landings.items()
     )
     if not faults:
-        return f"SELECT {converted}, NULL::{_FAULT} AS _fault FROM arrived"
+        return f"SELECT {converted}, NULL::VARCHAR[] AS _fault FROM arrived"
     # The fault's number first, what it stands for second: the statement grows with the columns,
     # not with their square.
     numbers = " ".join(f"WHEN {fault[2]} THEN {n}" for n, fault in enumerate(faults, 1))
@@ -356,10 +381,11 @@ def _typed(landings: Mapping[str, Landing], key: tuple[str, ...]) -> str:
         "reason": f"[{', '.join(literal(fault[1]) for fault in faults)}][_fault]",
         "key": _json({name: raw[name] for name in key}),
         "payload": _json(raw),
-        "file": "_file" if "_file" in landings else "NULL::VARCHAR",
-        "line": "_line" if "_file" in landings else "NULL::BIGINT",
+        "file": "_file" if "_file" in landings else "NULL",
+        "line": "_line::VARCHAR" if "_file" in landings else "NULL",
     }
-    fault = f"CASE WHEN _fault IS NOT NULL THEN {_struct(described)} END"
+    values = ", ".join(described[name] for name in _FAULT)
+    fault = f"CASE WHEN _fault IS NOT NULL THEN [{values}] END"
     numbered = f"SELECT *, CASE {numbers} END AS _fault FROM arrived"
     return f"SELECT {converted}, {fault} AS _fault FROM ({numbered})"
 
@@ -380,28 +406,50 @@ def _json(values: Mapping[str, str]) -> str:
 
 
 class _Prefetched:
-    """Iterates over batches that a thread of its own reads ahead, two at most."""
+    """Iterates over batches that a thread of its own reads ahead, two at most.
+
+    Before wider rows than any before are handed on, ``widened`` is told how many bytes as many of
+    them as DuckDB takes at once may have.
+    """
 
     def __init__(
-        self, batches: Iterator[pa.RecordBatch], progress: Callable[[int, int], None]
+        self,
+        batches: Iterator[pa.RecordBatch],
+        progress: Callable[[int, int], None],
+        widened: Callable[[int], None],
     ) -> None:
         self.rows = 0
         self.bytes = 0
         self.failure: BaseException | None = None
         self._progress = progress
+        self._widened = widened
         self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(maxsize=2)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._read, args=(batches,), daemon=True)
 
     def _read(self, batches: Iterator[pa.RecordBatch]) -> None:
         try:
-            for batch in batches:
+            for batch in self._measured(batches):
                 self._put(batch)
                 if self._stopped.is_set():
                     return
         except BaseException as error:
             self.failure = error
         self._put(None)
+
+    def _measured(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        recent: deque[tuple[int, int]] = deque()  # rows and bytes of the last batches
+        rows = size = widest = 0
+        for batch in batches:
+            recent.append((batch.num_rows, batch.nbytes))
+            rows, size = rows + batch.num_rows, size + batch.nbytes
+            while rows - recent[0][0] >= _ROWS_AT_ONCE:
+                first = recent.popleft()
+                rows, size = rows - first[0], size - first[1]
+            width = size * _ROWS_AT_ONCE // max(rows, _ROWS_AT_ONCE)
+            if width > widest:
+                self._widened(widest := width)
+            yield batch
 
     def _put(self, batch: pa.RecordBatch | None) -> None:
         while not self._stopped.is_set():
