@@ -51,7 +51,7 @@ def evaluate(
         recent_rows: How many rows the table's last runs read.
         checks: Only these families of gates; all of them if empty.
     """
-    with _references(warehouse, stage, load):
+    with references(warehouse, stage, load):
         return gates.evaluate(
             stage.connection,
             load.table.config.gates,
@@ -61,7 +61,7 @@ def evaluate(
         )
 
 
-def _references(warehouse: Warehouse, stage: Stage, load: Load) -> AbstractContextManager[object]:
+def references(warehouse: Warehouse, stage: Stage, load: Load) -> AbstractContextManager[object]:
     """The warehouse attached, where a gate looks into it."""
     if load.table.config.gates.references:
         return warehouse.attached(stage.connection)
@@ -84,7 +84,7 @@ def audit(
     """
     results = evaluate(warehouse, stage, load, recent_rows=recent_rows)
     if not any(result.status == "failed" for result in results):
-        with _references(warehouse, stage, load):
+        with references(warehouse, stage, load):
             for condition, column, reason in gates.dead_letter_rules(
                 load.table.config.gates, results
             ):

@@ -11,10 +11,11 @@ from datetime import datetime
 from typing import Any
 
 from pyops import texts
-from pyops.audit import GateError, evaluate
+from pyops.audit import GateError, evaluate, references
 from pyops.config import FilesTable, PostgresTable, Project, Table, Write
 from pyops.errors import DataError, OperationError, UsageError
 from pyops.extraction import Extraction
+from pyops.gates import GateResult, dead_letter_rules
 from pyops.history import History
 from pyops.publication import Load, publish
 from pyops.runs import Run, ended
@@ -27,6 +28,8 @@ _LISTED = (
     "letter_id, source, table_name, key, column_name, value, reason, payload, file, line, run_id,"
     " recorded_at, status"
 )
+_LETTERS = "SELECT _letter FROM rows"
+_CHECKS = ("nulls", "expectations", "references")  # what can be said of a row by itself
 
 
 @dataclass(frozen=True)
@@ -161,20 +164,18 @@ def replay(project: Project, name: str, *, ids: Sequence[int] = ()) -> Extractio
     try:
         with Stage.create(history.staging, run) as stage:
             _fill(stage, letters, table, state)
-            typed = stage.connection.execute("SELECT _letter FROM rows").fetchall()
-            stage.connection.execute("ALTER TABLE rows DROP COLUMN _letter")
-            del stage.columns["_letter"]
+            replayed = {letter for (letter,) in stage.connection.execute(_LETTERS).fetchall()}
             stage.connection.execute("DELETE FROM dead_letters")  # they are open as they are
             with warehouse.attached(stage.connection):
                 _leave_out_landed(stage, table)
-            load = Load(
-                table, write, key=config.primary_key, replays=tuple(letter for (letter,) in typed)
-            )
-            results = evaluate(
-                warehouse, stage, load, recent_rows=(), checks=("expectations", "references")
-            )
+            load = Load(table, write, key=config.primary_key)
+            results = evaluate(warehouse, stage, load, recent_rows=(), checks=_CHECKS)
             if any(result.status == "failed" for result in results):
                 raise GateError(run, results, table=str(table), path=stage.path)
+            replayed -= _taken_out_again(warehouse, stage, load, results)
+            stage.connection.execute("ALTER TABLE rows DROP COLUMN _letter")
+            del stage.columns["_letter"]
+            load = replace(load, replays=tuple(sorted(replayed)))
             return Extraction(
                 table, publish(warehouse, stage, load, replace(run, rows_read=len(letters)))
             )
@@ -231,6 +232,19 @@ def _landing(name: str, type_: str) -> Landing:
     with suppress(UsageError):
         return texts.landing(name, texts.check_type(type_))
     return Landing(type_, "", f"TRY_CAST({column} AS {type_})", f"it is no {type_}", column)
+
+
+def _taken_out_again(
+    warehouse: Warehouse, stage: Stage, load: Load, results: Sequence[GateResult]
+) -> set[int]:
+    """Drops the rows that a gate makes dead letters, and says whose they were: they stay open."""
+    taken: set[int] = set()
+    with references(warehouse, stage, load):
+        for condition, _, _ in dead_letter_rules(load.table.config.gates, results):
+            found = stage.connection.execute(f"{_LETTERS} WHERE {condition}").fetchall()
+            taken |= {letter for (letter,) in found}
+            stage.connection.execute(f"DELETE FROM rows WHERE {condition}")
+    return taken
 
 
 def _leave_out_landed(stage: Stage, table: Table) -> None:

@@ -73,6 +73,23 @@ def test_replay_lands_what_the_configuration_now_allows_and_only_once(files: Lab
     assert audit == [("replay", "succeeded", 2, 1), ("replay", "succeeded", 1, 0)]
 
 
+def test_replay_leaves_open_what_a_gate_still_takes_out(files: Lab) -> None:
+    """Behaviour 37: a replay is gated like any load."""
+    gates = {
+        "max_null_rate": {"amount": {"threshold": 0, "on_fail": "dead_letter"}},
+        "expect": {"known": {"check": "id < 900", "on_fail": "dead_letter"}},
+    }
+    files.put("in/a.csv", "id,amount\n" + GOOD + "300,\n900,1.00\n301,1.005\n")
+    files.extract_files({"t": {**CSV, "gates": gates, "max_dead_letter_rate": 0.1}})
+    mended = {**CSV, "types": {"id": "BIGINT", "amount": "DECIMAL(9,3)"}, "gates": gates}
+    project = files.configure_files({"t": mended})
+    for expected in (1, 0):
+        assert replay(project, "t").run.rows_written == expected
+        assert files.rows("SELECT id FROM raw.t WHERE id >= 300") == [(301,)]
+        still = {letter.reason.split(":")[0] for letter in dead_letters(project)}
+        assert still == {"it is NULL, and too many are", "it breaks the expectation known"}
+
+
 def test_file_that_was_mended_supersedes_its_dead_letters(files: Lab) -> None:
     table = {**CSV, "path": "in/{date}.csv", "mode": "partition", "partition_by": "day"}
     files.put("in/2024-01-01.csv", "id,amount\n" + GOOD + "300,n/a\n")
