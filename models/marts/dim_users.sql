@@ -10,6 +10,12 @@ user_orders as (
 
 ),
 
+countries as (
+
+    select * from {{ ref('countries') }}
+
+),
+
 -- Orders may name a user that has not landed yet, or was erased at the source.
 -- Such a user has a row too, so that every order finds its own.
 joined as (
@@ -19,6 +25,8 @@ joined as (
 
         users.email_hash,
         users.country,
+        countries.country_code,
+        countries.region,
 
         coalesce(user_orders.order_count, 0) as order_count,
         coalesce(user_orders.cancelled_order_count, 0)
@@ -33,6 +41,7 @@ joined as (
         users.updated_at
     from users
     full join user_orders on users.user_id = user_orders.user_id
+    left join countries on users.country = countries.country
 
 )
 

@@ -1,44 +1,55 @@
 {{
     config(
         materialized='incremental',
+        incremental_strategy=replace_rows(),
         unique_key='order_id',
     )
 }}
 
 with orders as (
 
-    select * from {{ ref('stg_orders') }}
+    select * from {{ ref('int_order_revenue') }}
     {% if is_incremental() %}
         where {{ arrived_since_last_run() }}
     {% endif %}
 
 ),
 
-priced as (
+order_statuses as (
+
+    select * from {{ ref('order_statuses') }}
+
+),
+
+joined as (
 
     select
-        order_id,
-        user_id,
+        orders.order_id,
+        orders.user_id,
 
-        invoice_no,
-        country,
-        status,
+        orders.invoice_no,
+        orders.country,
+        orders.status,
 
-        amount_cents,
-        {{ cents_to_dollars('amount_cents') }} as amount,
-        {{ cents_to_dollars('revenue_cents') }} as revenue,
+        orders.line_count,
+        orders.piece_count,
+        orders.amount_cents,
+        orders.amount,
+        orders.revenue,
 
-        is_cancelled,
+        orders.is_cancelled,
+        not order_statuses.is_final as is_open,
 
-        order_date,
+        orders.order_date,
 
-        ordered_at,
-        updated_at,
+        orders.ordered_at,
+        orders.updated_at,
 
-        _load_id,
-        _loaded_at
+        orders._load_id,
+        orders._loaded_at
     from orders
+    left join order_statuses on orders.status = order_statuses.status
 
 )
 
-select * from priced
+select * from joined

@@ -15,10 +15,6 @@ renamed as (
         status,
 
         amount_cents,
-        case
-            when status = 'cancelled' and amount_cents > 0 then 0
-            else amount_cents
-        end as revenue_cents,
 
         status = 'cancelled' as is_cancelled,
 

@@ -4,25 +4,6 @@ with source as (
 
 ),
 
-ranked as (
-
-    select
-        *,
-        row_number() over (
-            partition by event_id
-            order by event_at, _file, _line
-        ) as arrival_number
-    from source
-
-),
-
-first_arrivals as (
-
-    select * from ranked
-    where arrival_number = 1
-
-),
-
 renamed as (
 
     select
@@ -35,7 +16,9 @@ renamed as (
         stock_code,
         {{ json_text('page', '$.path') }} as page_path,
         {{ json_text('page', '$.referrer') }} as page_referrer,
+        _file as file_name,
 
+        _line as file_line,
         amount,
 
         cast(event_at as date) as event_date,
@@ -45,7 +28,7 @@ renamed as (
 
         _load_id,
         _loaded_at
-    from first_arrivals
+    from source
 
 )
 

@@ -1,0 +1,83 @@
+{{
+    config(
+        materialized='incremental',
+        incremental_strategy=replace_rows(),
+        unique_key='order_item_id',
+    )
+}}
+
+with order_items as (
+
+    select * from {{ ref('stg_order_items') }}
+
+),
+
+-- An order arrives there when it has changed or one of its lines has.
+orders as (
+
+    select * from {{ ref('int_order_revenue') }}
+    {% if is_incremental() %}
+        where {{ arrived_since_last_run() }}
+    {% endif %}
+
+),
+
+joined as (
+
+    select
+        order_items.order_item_id,
+        order_items.order_id,
+        order_items.product_id,
+        orders.user_id,
+
+        order_items.description,
+
+        order_items.line_number,
+        order_items.quantity,
+        order_items.unit_price,
+        cast(order_items.quantity * order_items.unit_price as decimal(19, 3))
+            as amount,
+
+        orders.is_cancelled,
+        orders.is_revenue,
+
+        orders.order_date,
+
+        orders.ordered_at,
+
+        orders._load_id,
+        orders._loaded_at
+    from order_items
+    inner join orders on order_items.order_id = orders.order_id
+
+),
+
+settled as (
+
+    select
+        order_item_id,
+        order_id,
+        product_id,
+        user_id,
+
+        description,
+
+        line_number,
+        quantity,
+        unit_price,
+        amount,
+        case when is_revenue then amount else 0 end as revenue,
+
+        is_cancelled,
+
+        order_date,
+
+        ordered_at,
+
+        _load_id,
+        _loaded_at
+    from joined
+
+)
+
+select * from settled
