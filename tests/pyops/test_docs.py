@@ -13,7 +13,7 @@ import yaml
 
 from pyops import load
 from pyops.config import TableConfig
-from tests.pyops.test_run import PROJECT, copy_project
+from tests.pyops.dbt_runs import PROJECT, copy_project
 
 DOCS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
@@ -40,6 +40,28 @@ def test_every_link_leads_somewhere() -> None:
     for path in DOCS:
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_every_pattern_names_files_and_tests_that_exist() -> None:
+    text = (PROJECT / "docs" / "patterns.md").read_text("utf-8")
+    named = re.findall(r"`([^`\s]+)`", text)
+    paths = [
+        name for name in named if re.match(r"(pyops|models|macros|tests|seeds|snapshots)/", name)
+    ]
+    assert len(paths) > 20
+    assert [path for path in paths if not list(PROJECT.glob(path.rstrip("/")))] == []
+    for file, test in re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", text):
+        assert f"def {test}" in (PROJECT / "tests" / "pyops" / file).read_text("utf-8"), test
+    unit_tests = re.findall(
+        r"^  - name: (\w+)\n",
+        "".join(
+            path.read_text("utf-8").partition("unit_tests:")[2]
+            for path in (PROJECT / "models").rglob("*.yml")
+        ),
+        re.M,
+    )
+    sentences = [name for name in named if re.fullmatch(r"[a-z]+(_[a-z]+){3,}", name)]
+    assert set(sentences) - set(unit_tests) == set()
 
 
 def test_every_make_target_shown_exists() -> None:
