@@ -22,10 +22,13 @@ from pyops.overview import TableStatus, status
 from pyops.pipeline import Summary, run
 from pyops.plan import Days
 from pyops.reconciliation import Reconciliation, reconcile
+from pyops.replication import Capture, capture, follow, snapshot
 from pyops.runs import Run
+from pyops.slots import SlotStatus, slot_status
 from pyops.steps import publish, validate
 
 __all__ = [
+    "Capture",
     "DataError",
     "Days",
     "DeadLetter",
@@ -37,19 +40,24 @@ __all__ = [
     "Reconciliation",
     "Run",
     "SchemaChangeError",
+    "SlotStatus",
     "Summary",
     "Table",
     "TableStatus",
     "TransientError",
     "UsageError",
+    "capture",
     "dead_letters",
     "extract",
+    "follow",
     "load",
     "publish",
     "purge",
     "reconcile",
     "replay",
     "run",
+    "slot_status",
+    "snapshot",
     "status",
     "validate",
 ]

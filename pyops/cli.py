@@ -2,16 +2,20 @@
 
 import signal
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pyops import config
 from pyops.errors import PyopsError, UsageError
 from pyops.plan import Days
+
+if TYPE_CHECKING:
+    from pyops.slots import SlotStatus
 
 app = typer.Typer(
     help="Lands PostgreSQL in a DuckDB warehouse, for dbt to model.",
@@ -25,6 +29,13 @@ ProjectDir = Annotated[
 ]
 ConfigFile = Annotated[str, typer.Option("--config", help="The configuration, in that folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+Sources = Annotated[
+    list[str] | None, typer.Argument(help="Sources; all that have cdc tables if none.")
+]
+FailIfLag = Annotated[
+    str | None,
+    typer.Option(help="Exit 1 if a slot is further behind than this, like 1GB.", metavar="SIZE"),
+]
 Tables = Annotated[
     list[str] | None, typer.Argument(help="Tables, as source.table or table; all if none.")
 ]
@@ -152,13 +163,99 @@ def reconcile(
 
 
 @app.command()
+def cdc(
+    sources: Sources = None,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", help="Keep going until stopped.")] = False,
+    interval: Annotated[str, typer.Option(help="The rest between two runs, like 5s.")] = "5s",
+    as_json: Json = False,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """Land changes until caught up with where the sources are now."""
+    from pyops.replication import capture
+    from pyops.replication import follow as follow_changes
+    from pyops.terminal import Terminal, print_captures
+
+    try:
+        rest = config.duration(interval)
+    except ValueError as error:
+        raise UsageError(f"--interval {interval!r} {error}") from None
+    project = config.load(project_dir, config_file)
+    with Terminal() as terminal:
+        if follow:
+            done = follow_changes(project, sources or (), interval=rest, listener=terminal)
+        else:
+            done = capture(project, sources or (), listener=terminal)
+    print_captures(done, as_json=as_json)
+    _exit(max((item.error.exit_code for item in done if item.error), default=0))
+
+
+@app.command()
+def snapshot(
+    table: Annotated[str, typer.Argument(help="The cdc table, as source.table or table.")],
+    *,
+    as_json: Json = False,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """Copy one cdc table anew and follow it from there."""
+    from pyops.replication import snapshot as copy
+    from pyops.terminal import Terminal, print_captures
+
+    project = config.load(project_dir, config_file)
+    with Terminal() as terminal:
+        done = copy(project, table, listener=terminal)
+    print_captures([done], as_json=as_json)
+    _exit(done.error.exit_code if done.error else 0)
+
+
+slot = typer.Typer(help="Replication slots of the sources of changes.", no_args_is_help=True)
+app.add_typer(slot, name="slot")
+
+
+@slot.command("status")
+def slot_status(
+    sources: Sources = None,
+    *,
+    fail_if_lag: FailIfLag = None,
+    as_json: Json = False,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """Show where each slot stands, what it keeps at the source, and what holds it back."""
+    from pyops import slots
+    from pyops.terminal import print_slots
+
+    limit = _size(fail_if_lag)
+    project = config.load(project_dir, config_file)
+    found = slots.slot_status(project, sources or ())
+    print_slots(found, as_json=as_json)
+    _fail_if_lagging(slots.lagging(project, found, limit))
+
+
+@slot.command("drop")
+def drop_slot(
+    source: Annotated[str, typer.Argument(help="The source.")],
+    *,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """Drop a source's slot and publication; the next cdc run copies every table anew."""
+    from pyops import slots
+
+    slots.drop(config.load(project_dir, config_file), source)
+    print(f"{source}: slot dropped; what was landed stays")
+
+
+@app.command()
 def run(
     *,
     as_json: Json = False,
     project_dir: ProjectDir = Path(),
     config_file: ConfigFile = "pyops.yml",
 ) -> None:
-    """Extract every table, then dbt build: one command, one exit code."""
+    """Extract, land changes, then dbt build: one command, one exit code."""
     from pyops.pipeline import run as run_all
     from pyops.terminal import Terminal, print_summary
 
@@ -172,16 +269,21 @@ def run(
 @app.command()
 def status(
     *,
+    fail_if_lag: FailIfLag = None,
     as_json: Json = False,
     project_dir: ProjectDir = Path(),
     config_file: ConfigFile = "pyops.yml",
 ) -> None:
-    """Show each table's last run, rows, watermark and what holds it back."""
+    """Show each table's last run, rows, watermark or slot, and what holds it back."""
+    from pyops import slots
     from pyops.overview import status as look_up
     from pyops.terminal import print_status
 
+    limit = _size(fail_if_lag)
     project = config.load(project_dir, config_file)
-    print_status(look_up(project), as_json=as_json)
+    found = slots.slot_status(project)
+    print_status(look_up(project), found, as_json=as_json)
+    _fail_if_lagging(slots.lagging(project, found, limit))
 
 
 dlq = typer.Typer(help="Dead letters: rows that could not be landed.", no_args_is_help=True)
@@ -275,6 +377,20 @@ def _days(day: datetime | None, first: datetime | None, last: datetime | None) -
     if last < first:
         raise UsageError("--to is before --from")
     return Days(first.date(), last.date())
+
+
+def _size(text: str | None) -> int | None:
+    try:
+        return None if text is None else config.size(text)
+    except ValueError as error:
+        raise UsageError(f"--fail-if-lag {text!r} {error}") from None
+
+
+def _fail_if_lagging(found: "Sequence[SlotStatus]") -> None:
+    for status in found:
+        lag = f"{status.lag_bytes or 0:,} bytes behind, which is more than it may be"
+        _complain(f"{status.source}: {status.problem or lag}")
+    _exit(1 if found else 0)
 
 
 def _exit(code: int) -> None:

@@ -23,26 +23,56 @@ from pydantic import (
 from pyops.errors import UsageError
 from pyops.texts import check_type
 
-Mode = Literal["full", "incremental", "partition"]
+Mode = Literal["full", "incremental", "partition", "cdc"]
 Write = Literal["append", "delete_insert", "merge", "swap"]
 
 WRITES: Mapping[Mode, tuple[Write, ...]] = {  # the first is the default
     "full": ("swap", "merge", "delete_insert"),
     "incremental": ("merge", "append", "delete_insert"),
     "partition": ("delete_insert",),
+    "cdc": ("append",),
 }
 RESERVED_COLUMNS = ("_load_id", "_loaded_at", "_fault")
+CHANGE_COLUMNS: Mapping[str, str] = {  # what a change log has beside the table's own columns
+    "_op": "VARCHAR",
+    "_generation": "INTEGER",
+    "_lsn": "BIGINT",
+    "_seq": "BIGINT",
+    "_xid": "BIGINT",
+    "_committed_at": "TIMESTAMP",
+    "_unchanged": "VARCHAR[]",
+}
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_BYTES = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}  # as PostgreSQL's
 
 
-def _duration(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", value.strip())
+def duration(text: str) -> timedelta:
+    """The duration that a text like ``10m`` means.
+
+    Raises:
+        ValueError: It is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", text.strip())
     if match is None:
         raise ValueError("is no duration: write a number and ms, s, m, h or d, like 10m")
     return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+
+
+def _duration(value: object) -> object:
+    return duration(value) if isinstance(value, str) else value
+
+
+def size(text: str) -> int:
+    """The bytes of a size like ``1GB``, with PostgreSQL's units.
+
+    Raises:
+        ValueError: It is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ValueError("is no size: write a number and B, kB, MB, GB or TB, like 1GB")
+    return int(float(match[1]) * _BYTES[match[2].upper()])
 
 
 def _names(value: object) -> object:
@@ -51,6 +81,7 @@ def _names(value: object) -> object:
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Lookback = Annotated[timedelta | int, BeforeValidator(_duration)]
+Size = Annotated[int, BeforeValidator(lambda value: size(str(value)))]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
@@ -184,9 +215,10 @@ class TableConfig(_Section):
 
     Attributes:
         mode: ``full`` reads the table whole, ``incremental`` what lies beyond its watermark,
-            ``partition`` the days it is asked for.
+            ``partition`` the days it is asked for, ``cdc`` every committed change.
         write: How the load is written to the target; the default follows the mode.
-        target: Where it lands, ``schema.table``; ``raw.<table>`` if not given.
+        target: Where it lands, ``schema.table``; ``raw.<table>`` if not given. Changes land in
+            the table of this name with ``__changes`` behind it.
         primary_key: What identifies a row.
         partition_by: The column whose days are replaced (``partition``).
         columns: The only columns to land; all if empty.
@@ -233,6 +265,13 @@ class TableConfig(_Section):
             yield f"the load itself needs column {', '.join(lost)}: it cannot be left out"
         if hidden := sorted(self._ordering_columns & set(self.mask)):
             yield f"column {', '.join(hidden)} orders the load: it cannot be masked"
+        if self.mode == "cdc" and self.gates != Gates():
+            yield (
+                "mode cdc has no gates: to hold changes back would fill the source's disk;"
+                " test the models that are built from them"
+            )
+        if self.mode == "cdc" and "max_dead_letter_rate" in self.model_fields_set:
+            yield "mode cdc has no max_dead_letter_rate: no change may hold the others back"
         if self.target is not None and len(self.target.split(".")) != 2:
             yield "target is a schema and a table, like raw.orders"
 
@@ -291,11 +330,19 @@ class PostgresSource(_Section):
     Attributes:
         dsn: libpq's URI or keywords; ``demo`` is the embedded server.
         mask_salt: What masked values are hashed with: without one, guessing undoes the hash.
+        slot: The replication slot of its cdc tables; ``pyops_<source>``, made by the first run,
+            if not given. One that is named may have been made by somebody else.
+        publication: The publications of its cdc tables, made and kept by somebody else;
+            ``pyops_<source>``, made by the first run, if not given.
+        fail_if_lag: How many bytes behind the source its slot may be before ``status`` fails.
     """
 
     type: Literal["postgres"]
     dsn: str = Field(repr=False)
     mask_salt: str = Field("", repr=False)
+    slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] | None = None
+    publication: Names = ()
+    fail_if_lag: Size | None = None
     tables: dict[str, PostgresTable]
 
 
@@ -329,8 +376,11 @@ class FilesTable(TableConfig):
         yield from super()._problems()
         if self.types and self.format == "parquet":
             yield "parquet files have types of their own: leave out types"
-        if self.mode == "incremental":
-            yield "files know no cursor: give them mode full or partition"
+        if self.mode in {"incremental", "cdc"}:
+            yield (
+                f"files know no {'cursor' if self.mode == 'incremental' else 'change log'}:"
+                " give them mode full or partition"
+            )
         if (self.mode == "partition") != ("{date}" in self.path):
             yield "mode partition and a {date} in the path go together: they say whose day it is"
 
@@ -398,7 +448,7 @@ class Table:
     def target(self) -> tuple[str, str]:
         """Schema and name of the table in the warehouse."""
         schema, name = (self.config.target or "").split(".") if self.config.target else ("raw", "")
-        return schema, name or self.name
+        return schema, (name or self.name) + "__changes" * (self.config.mode == "cdc")
 
 
 @dataclass(frozen=True)
@@ -423,15 +473,19 @@ class Project:
         """Where the staging files are."""
         return self.state_directory / "staging"
 
+    def postgres(self, source: str) -> PostgresSource:
+        """The configuration of a source that is known to be PostgreSQL."""
+        settings = self.config.sources[source]
+        assert isinstance(settings, PostgresSource)
+        return settings
+
     def dsn(self, source: str) -> str:
         """A source's DSN; that of the embedded server if it says ``demo``.
 
         Raises:
             OperationError: The embedded server is not running or not installed.
         """
-        settings = self.config.sources[source]
-        assert isinstance(settings, PostgresSource)
-        dsn = settings.dsn
+        dsn = self.postgres(source).dsn
         if dsn == "demo":
             from pyops.demo import dsn as demo_dsn
 

@@ -23,7 +23,7 @@ class SchemaChange:
         alter: What ALTER TABLE must be told; empty where the target can stay as it is.
     """
 
-    kind: Literal["added", "dropped", "type_changed"]
+    kind: Literal["added", "dropped", "type_changed", "recreated"]
     column: str
     old: str = ""
     new: str = ""
@@ -35,11 +35,17 @@ class SchemaChange:
                 return f"column {self.column} {self.new} was added"
             case "dropped":
                 return f"column {self.column} was dropped"
+            case "recreated":
+                return "the table was dropped and made again"
         return f"column {self.column} changed from {self.old} to {self.new}"
 
 
 def compare(
-    target: Mapping[str, str], source: Mapping[str, str], *, keep: bool
+    target: Mapping[str, str],
+    source: Mapping[str, str],
+    *,
+    keep: bool,
+    otherwise: str | None = None,
 ) -> list[SchemaChange]:
     """Lists what differs, column by column; names are compared as DuckDB does, without case.
 
@@ -47,6 +53,7 @@ def compare(
         target: Type by column name, as the warehouse has it.
         source: The same, as it is about to be landed.
         keep: Whether the target's rows stay, so that a changed type must hold them too.
+        otherwise: The type to take where no other holds both; None to raise.
 
     Raises:
         SchemaChangeError: ``keep``, and a changed type cannot hold both old and new values.
@@ -62,7 +69,7 @@ def compare(
         column, old = there[name.lower()]
         if old == new:
             continue
-        wide = common_type(old, new)
+        wide = common_type(old, new) or otherwise
         if wide is None and keep:
             raise SchemaChangeError(
                 f"column {name} changed from {old} to {new}, and {old} cannot become that in place",

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pyops.audit import GateError, audit
 from pyops.config import FilesSource, Project, Table
-from pyops.errors import DataError, PyopsError
+from pyops.errors import DataError, PyopsError, UsageError
 from pyops.gates import GateResult
 from pyops.history import History
 from pyops.interrupt import interruptible
@@ -93,7 +93,7 @@ def extract(
 
     Args:
         project: Where, from where, and how.
-        names: Tables, as ``source.table`` or ``table``; all of them if empty.
+        names: Tables, as ``source.table`` or ``table``; all but those of mode cdc if empty.
         days: Land these days only: replaced or merged, the watermark stays as it is.
         full_refresh: Read the tables whole and swap them; their watermarks start over.
         stage_only: Stop after staging: ``validate`` and ``publish`` go on from there.
@@ -104,11 +104,20 @@ def extract(
         One result for each table, failed ones too.
 
     Raises:
-        UsageError: A name that is not configured.
+        UsageError: A name that is not configured, or whose mode is cdc.
         OperationError: The warehouse cannot be opened.
     """
+    tables = project.select(list(names))
+    if names:
+        for table in tables:
+            if table.config.mode == "cdc":
+                raise UsageError(
+                    f"{table} is landed by mode cdc",
+                    hint=f"pyops cdc {table.source} lands its changes, pyops snapshot {table}"
+                    " copies it anew",
+                )
     job = _Job(project, days, full_refresh, stage_only, dry_run, listener or Silent())
-    return job.run(project.select(list(names)))
+    return job.run([table for table in tables if table.config.mode != "cdc"])
 
 
 @dataclass

@@ -141,6 +141,11 @@ def replay(project: Project, name: str, *, ids: Sequence[int] = ()) -> Extractio
         PyopsError: The warehouse cannot be opened, or a gate has failed.
     """
     table = project.select([name])[0]
+    if table.config.mode == "cdc":
+        raise UsageError(
+            f"{table}: a change cannot be put back into the middle of its log",
+            hint=f"pyops snapshot {table} copies the table anew, once the cause is mended",
+        )
     warehouse = Warehouse.of(project)
     history = History(warehouse, project.staging_directory)
     history.settle()

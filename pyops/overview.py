@@ -95,8 +95,9 @@ def _looked_up(
 
     state, finished, written, error = row(
         "SELECT status, finished_at, rows_written, error FROM pyops.runs"
-        " WHERE source = ? AND table_name = ? ORDER BY started_at DESC LIMIT 1",
-        *who,
+        " WHERE source = ? AND (table_name = ? OR table_name IS NULL AND mode = ?)"
+        " ORDER BY started_at DESC LIMIT 1",
+        *(*who, "cdc" if table.config.mode == "cdc" else None),
     )[:4]
     where = "WHERE source = ? AND table_name = ?"
     (loaded,) = row(f"SELECT max(loaded_at) FROM pyops.loads {where}", *who)

@@ -1,4 +1,4 @@
-"""The whole way: extract every table, then build and test the dbt project, in one process."""
+"""The whole way: extract, land changes, then build and test the dbt project, in one process."""
 
 import os
 import sys
@@ -6,12 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyops.config import Project
 from pyops.errors import UsageError
 from pyops.extraction import Extraction, Listener, extract
+from pyops.replication import Capture, capture
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,17 @@ class Summary:
 
     extractions: Sequence[Extraction]
     extract_seconds: float
+    captures: Sequence[Capture] = ()
+    capture_seconds: float = 0.0
     dbt: dict[str, int] | None = None
     dbt_seconds: float = 0.0
     exit_code: int = 0
 
 
 def run(project: Project, *, listener: Listener | None = None) -> Summary:
-    """Extracts every table and then runs ``dbt build``.
+    """Extracts every table, lands the changes of the cdc tables, and then runs ``dbt build``.
 
-    If a table fails dbt is not run: marts are built from tables that fit together.
+    If a table or a source fails dbt is not run: marts are built from tables that fit together.
 
     Args:
         project: The project; its folder is dbt's too.
@@ -46,14 +49,21 @@ def run(project: Project, *, listener: Listener | None = None) -> Summary:
     began = time.monotonic()
     done = extract(project, listener=listener)
     extracted = time.monotonic()
-    code = max((item.error.exit_code for item in done if item.error), default=0)
-    if code:
-        return Summary(done, extracted - began, exit_code=code)
+    changes = capture(project, listener=listener)
+    captured = time.monotonic()
+    summary = Summary(done, extracted - began, changes, captured - extracted)
+    errors = [item.error for item in (*done, *changes) if item.error]
+    if errors:
+        return replace(summary, exit_code=max(error.exit_code for error in errors))
     if listener:
         listener.pause()
     counts, succeeded = _dbt_build(project.directory, project.warehouse_path)
-    seconds = time.monotonic() - extracted
-    return Summary(done, extracted - began, counts, seconds, 0 if succeeded else 1)
+    return replace(
+        summary,
+        dbt=counts,
+        dbt_seconds=time.monotonic() - captured,
+        exit_code=0 if succeeded else 1,
+    )
 
 
 def _dbt_build(directory: Path, warehouse: Path) -> tuple[dict[str, int], bool]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Self
 
-from pyops.config import RESERVED_COLUMNS, Table, Write
+from pyops.config import CHANGE_COLUMNS, RESERVED_COLUMNS, Table, Write
 from pyops.errors import OperationError, UsageError
 from pyops.evolution import compare
 from pyops.publication import Load, refuse_changes
@@ -197,7 +197,7 @@ def plan(
         SchemaChangeError: The source's columns have changed and the table's policy is ``fail``.
     """
     config = table.postgres
-    landings = _landings(table, relation)
+    landings = table_landings(table, relation)
     columns = {name: item.warehouse for name, item in landings.items()}
     if state.columns and config.on_schema_change == "fail" and not full_refresh:
         refuse_changes(table, compare(state.columns, columns, keep=False))
@@ -247,7 +247,12 @@ def _check_watermark(table: Table, state: TableState) -> None:
         )
 
 
-def _landings(table: Table, relation: Relation) -> dict[str, Landing]:
+def table_landings(table: Table, relation: Relation) -> dict[str, Landing]:
+    """Says how each column of a table is landed, in order.
+
+    Raises:
+        OperationError: A column is not there, or has a name that cannot be landed.
+    """
     config = table.postgres
     there = [column.name for column in relation.columns]
     named = [*config.columns, *config.exclude, *config.mask, *config.primary_key]
@@ -265,13 +270,14 @@ def _landings(table: Table, relation: Relation) -> dict[str, Landing]:
     ]
     if not wanted:
         raise OperationError(f"{table}: no column is left to land", hint="see columns, exclude")
-    seen: dict[str, str] = {name: name for name in RESERVED_COLUMNS}
+    reserved = {*RESERVED_COLUMNS, *(CHANGE_COLUMNS if config.mode == "cdc" else ())}
+    seen: dict[str, str] = {name: name for name in reserved}
     for column in wanted:
         other = seen.setdefault(column.name.lower(), column.name)
         if other is not column.name:
             problem = (
                 "the name is pyops's own"
-                if other in RESERVED_COLUMNS
+                if other in reserved
                 else f"{other} differs from it only by case, which DuckDB cannot tell apart"
             )
             raise OperationError(

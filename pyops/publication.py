@@ -201,13 +201,7 @@ class _Publication:
         if not state.columns:
             return []
         changes = compare(state.columns, self.stage.columns, keep=not swap)
-        known = self.connection.execute(
-            "SELECT column_name FROM warehouse.pyops.schema_changes"
-            " WHERE source = ? AND table_name = ?"
-            " GROUP BY column_name HAVING arg_max(kind, load_id) = 'dropped'",
-            [self.load.table.source, self.load.table.name],
-        ).fetchall()
-        changes = [c for c in changes if c.kind != "dropped" or (c.column,) not in known]
+        changes = unknown_changes(self.connection, self.load.table, changes)
         if not self.load.accepts_changes:
             refuse_changes(self.load.table, changes)
         return changes
@@ -361,6 +355,19 @@ def extra_rows(key: Sequence[str]) -> str:
         f" AND to_json({{{texts}}})::VARCHAR NOT IN"
         " (SELECT key FROM dead_letters WHERE key IS NOT NULL)"
     )
+
+
+def unknown_changes(
+    connection: duckdb.DuckDBPyConnection, table: Table, changes: Sequence[SchemaChange]
+) -> list[SchemaChange]:
+    """Leaves out dropped columns whose drop was recorded before: the target has them for good."""
+    known = connection.execute(
+        "SELECT column_name FROM warehouse.pyops.schema_changes"
+        " WHERE source = ? AND table_name = ?"
+        " GROUP BY column_name HAVING arg_max(kind, load_id) = 'dropped'",
+        [table.source, table.name],
+    ).fetchall()
+    return [c for c in changes if c.kind != "dropped" or (c.column,) not in known]
 
 
 def refuse_changes(table: Table, changes: Sequence[SchemaChange]) -> None:

@@ -62,6 +62,11 @@ def reconcile(project: Project, name: str, *, apply: bool = False) -> Reconcilia
     table = project.select([name])[0]
     if not isinstance(table.config, PostgresTable):
         raise UsageError(f"{table}: files are read again with --full-refresh")
+    if table.config.mode == "cdc":
+        raise UsageError(
+            f"{table}: its rows are in a log of changes, and only a model has its current state",
+            hint=f"pyops snapshot {table} copies it anew",
+        )
     if not table.config.primary_key:
         raise UsageError(
             f"{table}: rows without a primary_key cannot be told apart",

@@ -48,7 +48,7 @@ class Run:
     pid: int | None = None
 
     @classmethod
-    def begun(cls, source: str, table: str, mode: str, write: str) -> Self:
+    def begun(cls, source: str, table: str | None, mode: str, write: str) -> Self:
         """A run that begins now, in this process."""
         now = utc_now()
         return cls(

@@ -181,7 +181,7 @@ class Stage:
             self.connection.execute("SET disabled_compression_methods = 'dict_fsst,zstd,fsst'")
             reader = pa.RecordBatchReader.from_batches(schema, prefetched)
             self.connection.register("arrived", reader)
-            self.connection.execute(f"CREATE TABLE rows AS {_typed(landings, key)}")
+            self.connection.execute(f"CREATE TABLE rows AS {typed(landings, key)}")
             self.connection.execute("RESET disabled_compression_methods")
 
         try:
@@ -206,7 +206,7 @@ class Stage:
             OperationError: The file cannot be written.
         """
         self.columns = {name: landing.warehouse for name, landing in landings.items()}
-        self._execute(f"CREATE TABLE rows AS {_typed(landings, key)}")
+        self._execute(f"CREATE TABLE rows AS {typed(landings, key)}")
         self._sort_out_faults()
         self._execute(
             "INSERT INTO dead_letters (reason, payload, file, line)"
@@ -214,9 +214,39 @@ class Stage:
         )
         self._execute("DROP TABLE arrived")
 
+    def add(
+        self,
+        table: str,
+        arrived: pa.Table,
+        landings: Mapping[str, Landing],
+        *,
+        key: tuple[str, ...],
+        where: str,
+    ) -> None:
+        """Types further rows into a table of the file; what is wrong with a row is in ``_fault``.
+
+        Args:
+            table: The table; made if it is not there.
+            arrived: The rows.
+            landings: How each column is landed, in the order of the table.
+            key: Columns that describe a row in its dead letter.
+            where: The DuckDB condition for the rows to take.
+
+        Raises:
+            OperationError: The file cannot be written.
+        """
+        name = identifier(table)
+        self.connection.register("arrived", arrived)
+        try:
+            select = typed(landings, key, required=False)
+            self._execute(f"CREATE TABLE IF NOT EXISTS {name} AS {select} LIMIT 0")
+            self._execute(f"INSERT INTO {name} {select} WHERE {where}")
+        finally:
+            self.connection.unregister("arrived")
+
     def _sort_out_faults(self) -> None:
         self._execute(
-            f"CREATE TABLE dead_letters AS SELECT {_DEAD_LETTER} FROM rows WHERE _fault IS NOT NULL"
+            f"CREATE TABLE dead_letters AS SELECT {DEAD_LETTER} FROM rows WHERE _fault IS NOT NULL"
         )
         if self.dead_letters:
             self._execute("DELETE FROM rows WHERE _fault IS NOT NULL")
@@ -348,13 +378,16 @@ def _locked(directory: Path) -> Iterator[None]:
 # ``_fault`` is a list of these: to write a struct's columns of nothing but NULLs takes longer than
 # to write one of the rows' own.
 _FAULT = ("key", "column_name", "value", "reason", "payload", "file", "line")
-_DEAD_LETTER = ", ".join(
+DEAD_LETTER = ", ".join(  # the columns of a dead letter, from a row's fault
     f"_fault[{n}]{'::BIGINT' * (name == 'line')} AS {name}" for n, name in enumerate(_FAULT, 1)
 )
 
 
-def _typed(landings: Mapping[str, Landing], key: tuple[str, ...]) -> str:
-    """The SELECT that types each column and describes the first fault of a row in ``_fault``."""
+def typed(landings: Mapping[str, Landing], key: tuple[str, ...], *, required: bool = True) -> str:
+    """The SELECT that types each column and describes the first fault of a row in ``_fault``.
+
+    ``required``: a NULL in a column of the key is a fault.
+    """
     raw = {
         name: landing.text or _raw_text(name, landing.warehouse)
         for name, landing in landings.items()
@@ -365,7 +398,7 @@ def _typed(landings: Mapping[str, Landing], key: tuple[str, ...]) -> str:
         if landing.fault:
             condition = f"{column} IS NOT NULL AND ({landing.convert}) IS NULL"
             faults.append((name, landing.fault, condition))
-        if name in key:
+        if required and name in key:
             faults.append((name, "a primary key cannot be NULL", f"{column} IS NULL"))
     converted = ", ".join(
         f"{item.convert} AS {identifier(name)}" for name, item in landings.items()

@@ -18,7 +18,9 @@ from pyops.letters import DeadLetter
 from pyops.overview import TableStatus
 from pyops.pipeline import Summary
 from pyops.reconciliation import Reconciliation
+from pyops.replication import Capture
 from pyops.runs import Run
+from pyops.slots import SlotStatus
 
 
 class Terminal:
@@ -117,6 +119,69 @@ def _extraction(item: Extraction) -> dict[str, Any]:
     return {"table": str(item.table), **asdict(item.run), **hint, **query, **gates}
 
 
+def print_captures(done: Sequence[Capture], *, as_json: bool) -> None:
+    """Prints the result of landing changes."""
+    if as_json:
+        _print_json({"sources": [_capture(item) for item in done]})
+        return
+    for item in done:
+        print(f"{item.source}: {_captured(item)}")
+
+
+def _captured(item: Capture) -> str:
+    landed = [run for run in item.runs if run.status == "succeeded"]
+    copied = [run for run in landed if run.mode == "snapshot"]
+    changes = sum(run.rows_written for run in landed if run.mode == "cdc")
+    parts = [f"{changes:,} changes landed"]
+    if copied:
+        rows = sum(run.rows_written for run in copied)
+        parts.insert(0, f"{len(copied)} tables copied ({rows:,} rows)")
+    if letters := sum(run.rows_dead_lettered for run in landed):
+        parts.append(f"{letters:,} DEAD LETTERS: see pyops dlq list")
+    return ("failed; before that " if item.error else "") + ", ".join(parts)
+
+
+def _capture(item: Capture) -> dict[str, Any]:
+    error = {"error": str(item.error), "hint": item.error.hint} if item.error else {}
+    return {"source": item.source, "runs": [asdict(run) for run in item.runs], **error}
+
+
+def print_slots(slots: Sequence[SlotStatus], *, as_json: bool) -> None:
+    """Prints where each slot stands."""
+    if as_json:
+        _print_json({"slots": [asdict(slot) for slot in slots]})
+        return
+    columns = ["source", "slot", "position", "lag", "seconds", "log kept", "last change (UTC)"]
+    grid = _grid(columns, right={"lag", "seconds", "log kept"})
+    for slot in slots:
+        grid.add_row(
+            slot.source,
+            slot.slot,
+            slot.position or "-",
+            _bytes(slot.lag_bytes),
+            "-" if slot.lag_seconds is None else f"{slot.lag_seconds:,.0f}",
+            _bytes(slot.kept_bytes),
+            f"{slot.last_change_at:%Y-%m-%d %H:%M:%S}" if slot.last_change_at else "-",
+        )
+    _console().print(grid)
+    for slot in slots:
+        if slot.problem:
+            print(f"{slot.source}: {slot.problem}")
+        if slot.held_back_by:
+            print(f"{slot.source}: its log is kept for {', '.join(slot.held_back_by)}")
+        for warning in slot.warnings:
+            print(f"{slot.source}: {warning}")
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return "-"
+    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.{0 if units[0] == 'B' else 1}f} {units[0]}"
+
+
 def print_letters(letters: Sequence[DeadLetter], *, as_json: bool, values: bool) -> None:
     """Prints dead letters; without ``values``, nothing that stood in a row."""
     hidden = () if values else ("value", "payload", "key")
@@ -180,8 +245,10 @@ def print_summary(summary: Summary, *, as_json: bool) -> None:
         _print_json(
             {
                 "tables": [_extraction(item) for item in summary.extractions],
+                "sources": [_capture(item) for item in summary.captures],
                 "dbt": summary.dbt,
                 "extract_seconds": summary.extract_seconds,
+                "capture_seconds": summary.capture_seconds,
                 "dbt_seconds": summary.dbt_seconds,
                 "exit_code": summary.exit_code,
             }
@@ -195,6 +262,8 @@ def print_summary(summary: Summary, *, as_json: bool) -> None:
         f" {sum(run.rows_dead_lettered for run in runs):,} dead letters"
         f"  {summary.extract_seconds:.1f} s"
     )
+    for capture in summary.captures:
+        print(f"cdc      {capture.source}: {_captured(capture)}  {summary.capture_seconds:.1f} s")
     if summary.dbt is None:
         print("dbt      not run: marts stay as they were until every table lands")
     else:
@@ -202,10 +271,14 @@ def print_summary(summary: Summary, *, as_json: bool) -> None:
         print(f"dbt      {words or 'nothing ran'}  {summary.dbt_seconds:.1f} s")
 
 
-def print_status(tables: Sequence[TableStatus], *, as_json: bool) -> None:
-    """Prints where each table stands."""
+def print_status(
+    tables: Sequence[TableStatus], slots: Sequence[SlotStatus], *, as_json: bool
+) -> None:
+    """Prints where each table and each slot stands."""
     if as_json:
-        _print_json({"tables": [asdict(table) for table in tables]})
+        _print_json(
+            {"tables": [asdict(table) for table in tables], "slots": [asdict(s) for s in slots]}
+        )
         return
     columns = ["table", "mode", "rows", "last run", "ended (UTC)", "watermark", "dead letters"]
     grid = _grid(columns, right={"rows", "dead letters"})
@@ -226,6 +299,9 @@ def print_status(tables: Sequence[TableStatus], *, as_json: bool) -> None:
         if table.held_back_by:
             holders = ", ".join(table.held_back_by)
             print(f"{table.table}: its watermark waits for {holders}")
+    if slots:
+        print()
+        print_slots(slots, as_json=False)
 
 
 def _grid(columns: Iterable[str], *, right: set[str]) -> Grid:

@@ -37,6 +37,13 @@ _NATIVE = {
     "time": "TIME",
     "uuid": "UUID",
 }
+# What DuckDB's cast of a text would not do as PostgreSQL means it; its timestamps come in UTC.
+_OF_TEXT = {
+    "BOOLEAN": "({} = 't')",
+    "BLOB": "unhex(substr({}, 3))",
+    "DATE": "CASE WHEN NOT ends_with({0}, 'BC') THEN TRY_CAST({0} AS DATE) END",
+    "TIMESTAMP": "CASE WHEN NOT ends_with({0}, 'BC') THEN TRY_CAST({0} AS TIMESTAMP) END",
+}
 _NUMBERS = {"int2", "int4", "int8", "oid", "float4", "float8", "numeric"}
 
 
@@ -94,6 +101,26 @@ def landing(column: str, type_: PostgresType) -> Landing:
     if type_.name in _NATIVE:
         return Landing(_NATIVE[type_.name], name, name)
     return Landing("VARCHAR", as_text(name), name)
+
+
+def landing_of_text(column: str, type_: PostgresType) -> Landing:
+    """Says how a column is landed whose values arrive as PostgreSQL's text, as changes do.
+
+    The warehouse type, the values and the dead letters are those of ``landing``.
+    """
+    name = identifier(column)
+    target = landing(column, type_)
+    convert = _OF_TEXT.get(target.warehouse, "TRY_CAST({} AS " + target.warehouse + ")").format(
+        name
+    )
+    fault = target.fault or f"it is no {target.warehouse}"
+    if target.warehouse == "VARCHAR":
+        convert, fault = name, ""
+    elif target.warehouse == "JSON":
+        convert = array_to_json(name, type_.element or "")
+    elif type_.name == "money":
+        convert = f"TRY_CAST(regexp_replace({name}, '[$,]', '', 'g') AS {target.warehouse})"
+    return Landing(target.warehouse, "", convert, fault, name)
 
 
 def as_text(expression: str) -> str:

@@ -68,6 +68,18 @@ CREATE TABLE IF NOT EXISTS {catalog}.pyops.schema_changes (
     load_id BIGINT NOT NULL, source VARCHAR NOT NULL, table_name VARCHAR NOT NULL,
     kind VARCHAR NOT NULL, column_name VARCHAR NOT NULL, old_type VARCHAR NOT NULL,
     new_type VARCHAR NOT NULL, detected_at TIMESTAMP NOT NULL
+);
+CREATE TABLE IF NOT EXISTS {catalog}.pyops.cdc_offsets (
+    source VARCHAR NOT NULL, generation INTEGER NOT NULL, status VARCHAR NOT NULL,
+    slot VARCHAR NOT NULL, system_id VARCHAR NOT NULL, timeline INTEGER NOT NULL,
+    publications MAP(VARCHAR, BIGINT) NOT NULL, lsn BIGINT, committed_at TIMESTAMP,
+    caught_up_at TIMESTAMP, recorded_at TIMESTAMP NOT NULL
+);
+CREATE TABLE IF NOT EXISTS {catalog}.pyops.cdc_tables (
+    source VARCHAR NOT NULL, table_name VARCHAR NOT NULL, generation INTEGER NOT NULL,
+    relation_oid BIGINT NOT NULL, membership_oid BIGINT NOT NULL, columns VARCHAR[] NOT NULL,
+    snapshot VARCHAR NOT NULL, snapshot_lsn BIGINT NOT NULL, handoff_lsn BIGINT NOT NULL,
+    load_id BIGINT NOT NULL
 )
 """
 

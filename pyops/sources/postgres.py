@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
@@ -38,11 +38,18 @@ _SESSION = {
 }
 _BATCH_BYTES = 4 << 20
 
-_COLUMNS = """
-WITH RECURSIVE bases AS (
-    SELECT a.attnum, a.attname, a.atttypid AS oid, a.atttypmod AS modifier
+_ATTRIBUTES = """
+    SELECT a.attnum, a.attname::text, a.atttypid AS oid, a.atttypmod AS modifier
     FROM pg_attribute AS a
     WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
+"""
+_GIVEN = """
+    SELECT given.attnum, ''::text, given.oid, given.modifier
+    FROM unnest($1::oid[], $2::integer[]) WITH ORDINALITY AS given (oid, modifier, attnum)
+"""
+_COLUMNS = """
+WITH RECURSIVE bases (attnum, attname, oid, modifier) AS (
+    {of}
     UNION ALL
     SELECT b.attnum, b.attname, t.typbasetype, t.typtypmod
     FROM bases AS b
@@ -57,7 +64,8 @@ WITH RECURSIVE bases AS (
     JOIN pg_type AS t ON t.oid = e.oid AND t.typtype = 'd'
 )
 SELECT
-    b.attname::text,
+    b.attnum::integer,
+    b.attname,
     CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN t.typname ELSE '' END::text,
     b.modifier,
     CASE
@@ -181,9 +189,22 @@ class Session:
             )
         columns = tuple(
             Column(column, PostgresType(type_, modifier, element), sql_type)
-            for column, type_, modifier, element, sql_type in self.query(_COLUMNS, oid)
+            for _, column, type_, modifier, element, sql_type in self.query(
+                _COLUMNS.format(of=_ATTRIBUTES), oid
+            )
         )
         return Relation(schema, name, columns, rows)
+
+    def types(self, given: Sequence[tuple[int, int]]) -> list[PostgresType]:
+        """Looks types up by oid and modifier; one that was dropped since has no name."""
+        arrays = [f"{{{','.join(str(pair[i]) for pair in given)}}}" for i in (0, 1)]
+        known = {
+            number: PostgresType(type_, modifier, element)
+            for number, _, type_, modifier, element, _ in self.query(
+                _COLUMNS.format(of=_GIVEN), *arrays
+            )
+        }
+        return [known.get(number, PostgresType("")) for number in range(1, len(given) + 1)]
 
     def open_transactions(self) -> frozenset[str]:
         """Every transaction of this database that is open now, prepared ones included.
@@ -232,11 +253,14 @@ class Session:
         with suppress(PyopsError):  # what was done inside is done
             self.query("RELEASE SAVEPOINT pyops")
 
-    def read(self, statement: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    def read(
+        self, statement: str, *, batch_bytes: int = _BATCH_BYTES
+    ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         """Runs a query of many rows.
 
         Returns:
-            The schema and the batches, a few MB each. Numeric is text; timestamps are naive.
+            The schema and the batches, of about ``batch_bytes`` each. Numeric is text; timestamps
+            are naive.
         """
         cursor = self._reading = self._connection.cursor()
 
@@ -245,7 +269,7 @@ class Session:
             return cursor.fetch_record_batch()
 
         with explained():
-            option = {"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)}
+            option = {"adbc.postgresql.batch_size_hint_bytes": str(batch_bytes)}
             cursor.adbc_statement.set_options(**option)
             reader = interruptible(begin, cancel=cursor.adbc_cancel)
         schema = pa.schema([_plain(field) for field in reader.schema])

@@ -1,0 +1,349 @@
+"""Change logs: changes are typed in a staging file, then appended to ``raw.<table>__changes``.
+
+One transaction holds the rows of every table, the offset behind them and the row of the run, so
+the log and the position it stands for can never disagree.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import duckdb
+import pyarrow as pa
+
+from pyops.cdc.pgoutput import Changes, Relation
+from pyops.cdc.state import Captured, Offset, store_offset, store_table
+from pyops.config import CHANGE_COLUMNS, RESERVED_COLUMNS, Table
+from pyops.errors import OperationError, SchemaChangeError
+from pyops.evolution import SchemaChange, compare
+from pyops.interrupt import interruptible
+from pyops.publication import unknown_changes
+from pyops.runs import Run, utc_now
+from pyops.sources.postgres import Session
+from pyops.sql import identifier, literal, qualified
+from pyops.stage import DEAD_LETTER, Stage
+from pyops.types import Landing, landing_of_text
+from pyops.warehouse import BOOKKEEPING, Warehouse, insert_run, table_state
+
+_META = {name: Landing(type_, "", identifier(name)) for name, type_ in CHANGE_COLUMNS.items()}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one table that are to be appended to its log.
+
+    Attributes:
+        table: The table.
+        columns: The warehouse type of each of its own columns, by name.
+        rows: The SELECT, in the staging file, of those and the columns every change has.
+        letters: The SELECT of its dead letters.
+        key: The columns that identify a row.
+        captured: For the rows of a snapshot, what is to be known of the table from now on. If the
+            log has rows already, a truncation in front of the new ones says that they are gone.
+        copied_at: When the snapshot was taken, naive UTC.
+        recreated: Whether the table was dropped and made again since it was captured.
+    """
+
+    table: Table
+    columns: Mapping[str, str]
+    rows: str
+    letters: str
+    key: tuple[str, ...] = ()
+    captured: Captured | None = None
+    copied_at: datetime | None = None
+    recreated: bool = False
+
+
+@dataclass(frozen=True)
+class _Version:
+    """The staging table of one version of a relation."""
+
+    name: str
+    table: Table
+    landings: Mapping[str, Landing]
+
+
+@dataclass
+class Piece:
+    """Changes on their way into a staging file.
+
+    Attributes:
+        stage: The staging file.
+        tables: The captured tables, by the oid of their relation.
+        keys: The columns that identify a row, by the table's name.
+        offset: What was landed before: a transaction before it is a repetition.
+        catalog: A connection to look up types with.
+        salt: What masked values are hashed with.
+        events: How many changes arrived.
+        repeated: How many of them had been landed, or copied, before.
+    """
+
+    stage: Stage
+    tables: Mapping[int, tuple[Table, Captured]]
+    keys: Mapping[str, tuple[str, ...]]
+    offset: Offset
+    catalog: Session
+    salt: str
+    events: int = 0
+    _versions: dict[Relation, _Version] = field(default_factory=dict)
+
+    def key(self, relation: Relation) -> tuple[str, ...]:
+        """The columns that identify a row of a relation, for the decoder."""
+        found = self.tables.get(relation.oid)
+        return self.keys.get(found[0].name, ()) if found else ()
+
+    def add(self, changes: Changes) -> None:
+        """Stages changes; those that belong to no captured table are left out.
+
+        Raises:
+            OperationError: The file cannot be written, or a column's name cannot be landed.
+        """
+        relation = changes.relation
+        if relation.oid not in self.tables:
+            return
+        version = self._versions.get(relation)
+        if version is None:
+            version = self._versions[relation] = self._version(relation)
+        self.events += len(changes.op)
+        names = [attribute.name for attribute in relation.attributes]
+        generation = pa.repeat(pa.scalar(self.offset.generation, pa.int32()), len(changes.op))
+        meta = [changes.op, generation, changes.lsn, changes.seq, changes.xid]
+        arrays = [*meta, changes.committed_at, changes.unchanged, *changes.values]
+        self.stage.add(
+            version.name,
+            pa.Table.from_arrays(arrays, names=[*CHANGE_COLUMNS, *names]),
+            version.landings,
+            key=self.keys.get(version.table.name, ()),
+            where=self._is_new(self.tables[relation.oid][1]),
+        )
+
+    def _version(self, relation: Relation) -> _Version:
+        table = self.tables[relation.oid][0]
+        config = table.postgres
+        attributes = [
+            a
+            for a in relation.attributes
+            if a.name not in config.exclude and (not config.columns or a.name in config.columns)
+        ]
+        taken = {name.lower() for name in (*RESERVED_COLUMNS, *CHANGE_COLUMNS)}
+        for attribute in attributes:
+            if attribute.name.lower() in taken:
+                raise OperationError(
+                    f"{table}: column {attribute.name} cannot be landed: its name is pyops's own,"
+                    " or differs from another's only by case",
+                    hint=f"leave it out with exclude: [{attribute.name}]",
+                )
+            taken.add(attribute.name.lower())
+        types = self.catalog.types([(a.type_oid, a.modifier) for a in attributes])
+        landings = {
+            a.name: _masked(a.name, self.salt)
+            if a.name in config.mask
+            else landing_of_text(a.name, type_)
+            for a, type_ in zip(attributes, types, strict=True)
+        }
+        return _Version(f"changes_{len(self._versions)}", table, _META | landings)
+
+    def _is_new(self, captured: Captured) -> str:
+        """The condition for changes that were neither landed before nor copied with the table.
+
+        The stream's transaction ids have 32 bits; near a snapshot its own tell the others.
+        """
+        condition = f"_lsn >= {self.offset.lsn}"
+        if captured.handoff_lsn <= self.offset.lsn:
+            return condition
+        _, xmax, in_progress = captured.snapshot.split(":")
+        full = f"({xmax} + ((_xid - {xmax} + 2147483648) & 4294967295) - 2147483648)"
+        still_open = f" OR {full} IN ({in_progress})" if in_progress else ""
+        invisible = f"{full} >= {xmax}{still_open}"
+        return f"{condition} AND (_lsn >= {captured.handoff_lsn} OR {invisible})"
+
+    def parts(self) -> list[Part]:
+        """What was staged, a part for each version of each table."""
+        return [
+            Part(
+                version.table,
+                {n: item.warehouse for n, item in version.landings.items() if n not in _META},
+                f"SELECT * EXCLUDE (_fault) FROM {version.name} WHERE _fault IS NULL",
+                f"SELECT {DEAD_LETTER} FROM {version.name} WHERE _fault IS NOT NULL",
+                self.keys.get(version.table.name, ()),
+            )
+            for version in self._versions.values()
+        ]
+
+
+def _masked(name: str, salt: str) -> Landing:
+    return Landing("VARCHAR", "", f"sha256({literal(salt)} || {identifier(name)})")
+
+
+def append(
+    warehouse: Warehouse, stage: Stage, parts: Sequence[Part], *, offset: Offset, run: Run
+) -> Run:
+    """Appends staged changes to their logs and moves the offset, all in one transaction.
+
+    Args:
+        warehouse: Where to.
+        stage: The staging file.
+        parts: What is to be appended.
+        offset: The offset behind them.
+        run: The run so far.
+
+    Returns:
+        The run as it was recorded.
+
+    Raises:
+        SchemaChangeError: A table's columns have changed, and may not.
+        TransientError: Another process holds the warehouse.
+        OperationError: The warehouse cannot be written.
+    """
+    with warehouse.attached(stage.connection):
+        appending = _Appending(stage.connection, parts, offset, run)
+        done = interruptible(appending.commit, cancel=stage.connection.interrupt)
+        warehouse.mirror_letters(stage.connection, "warehouse")
+        return done
+
+
+@dataclass
+class _Appending:
+    connection: duckdb.DuckDBPyConnection
+    parts: Sequence[Part]
+    offset: Offset
+    run: Run
+
+    def commit(self) -> Run:
+        began = time.monotonic()
+        self.connection.execute(BOOKKEEPING.format(catalog="warehouse"))
+        loaded_at = utc_now()
+        self.connection.execute("BEGIN")
+        try:
+            load_id = self._number(
+                "SELECT coalesce(max(load_id), 0) + 1 FROM warehouse.pyops.loads"
+            )
+            written: dict[Table, int] = {}
+            letters = 0
+            for part in self.parts:
+                rows, dead = self._append(part, load_id, loaded_at)
+                letters += dead
+                if rows or dead or part.captured:
+                    written[part.table] = written.get(part.table, 0) + rows
+            for table, rows in written.items():
+                self.connection.execute(
+                    "INSERT INTO warehouse.pyops.loads VALUES (?, ?, ?, ?, ?, 'append', ?, 0, ?)",
+                    [
+                        *(load_id, self.run.run_id, table.source, table.name),
+                        *(".".join(table.target), rows, loaded_at),
+                    ],
+                )
+            store_offset(self.connection, "warehouse", self.offset)
+            done = replace(
+                self.run,
+                status="succeeded",
+                load_id=load_id if written else None,
+                rows_written=sum(written.values()),
+                rows_dead_lettered=letters,
+                finished_at=(now := utc_now()),
+                seconds=(now - (self.run.started_at or now)).total_seconds(),
+                locked_seconds=time.monotonic() - began,
+            )
+            insert_run(self.connection, "warehouse", done)
+            self.connection.execute("COMMIT")
+        except BaseException:
+            with suppress(duckdb.Error):  # a commit that failed has ended the transaction
+                self.connection.execute("ROLLBACK")
+            raise
+        return done
+
+    def _append(self, part: Part, load_id: int, loaded_at: datetime) -> tuple[int, int]:
+        """Appends one part; returns how many rows were written, and how many dead letters."""
+        table = part.table
+        target = qualified("warehouse", *table.target)
+        if not part.captured and not self._number(f"SELECT count(*) FROM ({part.rows})"):
+            rows = 0
+        else:
+            self._evolve(part, target, load_id, loaded_at)
+            stamp = f"{load_id}::BIGINT AS _load_id, ?::TIMESTAMP AS _loaded_at"
+            rows = 0
+            if part.captured and self._number(f"SELECT count(*) FROM (FROM {target} LIMIT 1)"):
+                rows += self._number(
+                    f"INSERT INTO {target} BY NAME SELECT 't' AS _op,"
+                    f" {part.captured.generation}::INTEGER AS _generation,"
+                    f" {part.captured.snapshot_lsn}::BIGINT AS _lsn, 0::BIGINT AS _seq,"
+                    f" ?::TIMESTAMP AS _committed_at, []::VARCHAR[] AS _unchanged, {stamp}",
+                    part.copied_at,
+                    loaded_at,
+                )
+            rows += self._number(
+                f"INSERT INTO {target} BY NAME SELECT *, {stamp} FROM ({part.rows})", loaded_at
+            )
+        if part.captured:
+            store_table(self.connection, "warehouse", table.source, part.captured, load_id)
+        return rows, self._bury(part, load_id, loaded_at)
+
+    def _evolve(self, part: Part, target: str, load_id: int, at: datetime) -> None:
+        """Makes the log, or gives it what columns and types the rows need."""
+        table = part.table
+        state = table_state(self.connection, "warehouse", table)
+        if not state.columns:
+            schema = qualified("warehouse", table.target[0])
+            self.connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+            types = {**part.columns, **CHANGE_COLUMNS}
+            types |= {"_load_id": "BIGINT", "_loaded_at": "TIMESTAMP"}
+            columns = ", ".join(f"{identifier(name)} {type_}" for name, type_ in types.items())
+            self.connection.execute(f"CREATE TABLE {target} ({columns})")
+            return
+        there = {name: type_ for name, type_ in state.columns.items() if name not in CHANGE_COLUMNS}
+        if len(there) == len(state.columns):
+            raise OperationError(
+                f"{table}: {'.'.join(table.target)} is there and is no change log",
+                hint="rename it, or give the table another target",
+            )
+        found = compare(there, part.columns, keep=True, otherwise="VARCHAR")
+        changes = unknown_changes(self.connection, table, found)
+        if part.recreated:
+            changes = [SchemaChange("recreated", ""), *changes]
+        if changes and table.config.on_schema_change == "fail":
+            raise SchemaChangeError(
+                f"{table}: the source's columns have changed: {'; '.join(map(str, changes))}",
+                hint="nothing was landed, and the source keeps its log for it: set"
+                " on_schema_change: evolve, at least for one run",
+            )
+        for change in changes:
+            if change.alter:
+                self.connection.execute(f"ALTER TABLE {target} {change.alter}")
+            self.connection.execute(
+                "INSERT INTO warehouse.pyops.schema_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    *(load_id, table.source, table.name),
+                    *(change.kind, change.column, change.old, change.new, at),
+                ],
+            )
+
+    def _bury(self, part: Part, load_id: int, at: datetime) -> int:
+        """Adds the part's dead letters; those of keys that changed since are open no more."""
+        who = [part.table.source, part.table.name]
+        letters = "warehouse.pyops.dead_letters"
+        superseded = None
+        if part.captured:
+            superseded = "true"
+        elif part.key:
+            texts = ", ".join(f"{literal(n)}: {identifier(n)}::VARCHAR" for n in part.key)
+            superseded = f"key IN (SELECT to_json({{{texts}}})::VARCHAR FROM ({part.rows}))"
+        if superseded:
+            self.connection.execute(
+                f"UPDATE {letters} SET status = 'superseded', resolved_by = ?"
+                f" WHERE source = ? AND table_name = ? AND status = 'open' AND {superseded}",
+                [self.run.run_id, *who],
+            )
+        return self._number(
+            f"INSERT INTO {letters} (run_id, load_id, source, table_name, key, column_name, value,"
+            " reason, payload, recorded_at, letter_id, file, line, status)"
+            " SELECT ?, ?, ?, ?, key, column_name, value, reason, payload, ?,"
+            f" (SELECT coalesce(max(letter_id), 0) FROM {letters})"
+            f" + row_number() OVER (ORDER BY payload), file, line, 'open' FROM ({part.letters})",
+            *(self.run.run_id, load_id, *who, at),
+        )
+
+    def _number(self, statement: str, *parameters: object) -> int:
+        row = self.connection.execute(statement, list(parameters)).fetchone()
+        return int(row[0]) if row else 0

@@ -1,0 +1,131 @@
+"""What the warehouse knows of a captured source: ``pyops.cdc_offsets`` and ``pyops.cdc_tables``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+import duckdb
+
+from pyops.runs import utc_now
+from pyops.warehouse import Warehouse, bookkeeping_exists
+
+
+@dataclass(frozen=True)
+class Offset:
+    """How far a source's changes have been landed.
+
+    Attributes:
+        source: The source.
+        generation: One more whenever its slot is new; orders changes before their LSN does.
+        status: ``starting`` until slot and publications are known to be there, then ``active``;
+            ``dropped`` once the slot was given up.
+        slot: The slot's name.
+        system_id: The cluster's system identifier, which a new cluster does not share.
+        timeline: Its timeline, which a failover or a restored backup changes.
+        publications: The oid of each publication by its name.
+        lsn: Every transaction whose commit record is before it has been landed.
+        committed_at: When the last of them was committed, naive UTC.
+        caught_up_at: A time by the source's clock, naive UTC: what was committed until then has
+            been landed.
+    """
+
+    source: str
+    generation: int
+    status: Literal["starting", "active", "dropped"]
+    slot: str
+    system_id: str
+    timeline: int
+    publications: Mapping[str, int] = field(default_factory=dict)
+    lsn: int = 0
+    committed_at: datetime | None = None
+    caught_up_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A table whose changes are landed, from its snapshot on.
+
+    Attributes:
+        name: The table's name in the configuration.
+        generation: That of the slot its snapshot belongs to.
+        relation_oid: The table's oid at the source.
+        membership_oid: The oid of its row in ``pg_publication_rel``, which changes with its column
+            list and whenever it leaves and joins a publication; 0 for a publication of all tables.
+        columns: The columns that are published, those left out by the configuration not being so.
+        snapshot: The ``pg_snapshot`` its rows were copied in.
+        snapshot_lsn: The ``_lsn`` of those rows: after what was landed before, before what is next.
+        handoff_lsn: Every transaction visible in the snapshot was committed before it.
+    """
+
+    name: str
+    generation: int
+    relation_oid: int
+    membership_oid: int
+    columns: tuple[str, ...]
+    snapshot: str
+    snapshot_lsn: int
+    handoff_lsn: int
+
+
+@dataclass(frozen=True)
+class State:
+    """All that is known of a source's capture; ``offset`` is None before the first run."""
+
+    offset: Offset | None = None
+    tables: Mapping[str, Captured] = field(default_factory=dict)
+
+
+def read_state(warehouse: Warehouse, source: str) -> State:
+    """Looks a source up; a warehouse that is not there knows nothing."""
+    if not warehouse.path.exists():
+        return State()
+    with warehouse.opened(read_only=True) as connection:
+        if not bookkeeping_exists(connection, table="cdc_tables"):
+            return State()
+        found = connection.execute(
+            "SELECT source, generation, status, slot, system_id, timeline, publications, lsn,"
+            " committed_at, caught_up_at FROM pyops.cdc_offsets WHERE source = ?",
+            [source],
+        ).fetchall()
+        if not found:
+            return State()
+        offset = Offset(*found[0])
+        tables = connection.execute(
+            "SELECT table_name, generation, relation_oid, membership_oid, columns, snapshot,"
+            " snapshot_lsn, handoff_lsn FROM pyops.cdc_tables WHERE source = ? AND generation = ?",
+            [source, offset.generation],
+        ).fetchall()
+    captured = [Captured(*row[:4], tuple(row[4]), *row[5:]) for row in tables]
+    return State(offset, {table.name: table for table in captured})
+
+
+def store_offset(connection: duckdb.DuckDBPyConnection, catalog: str, offset: Offset) -> None:
+    """Replaces what is known of a source's position."""
+    connection.execute(f"DELETE FROM {catalog}.pyops.cdc_offsets WHERE source = ?", [offset.source])
+    connection.execute(
+        f"INSERT INTO {catalog}.pyops.cdc_offsets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [*(*vars(offset).values(), utc_now())],
+    )
+
+
+def store_table(
+    connection: duckdb.DuckDBPyConnection, catalog: str, source: str, table: Captured, load_id: int
+) -> None:
+    """Replaces what is known of a captured table."""
+    forget_tables(connection, catalog, source, [table.name])
+    connection.execute(
+        f"INSERT INTO {catalog}.pyops.cdc_tables VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [source, *(list(v) if isinstance(v, tuple) else v for v in vars(table).values()), load_id],
+    )
+
+
+def forget_tables(
+    connection: duckdb.DuckDBPyConnection, catalog: str, source: str, names: list[str]
+) -> None:
+    """Forgets tables: whichever is still configured is copied anew by the next run."""
+    connection.execute(
+        f"DELETE FROM {catalog}.pyops.cdc_tables WHERE source = ?"
+        " AND table_name IN (SELECT unnest(?))",
+        [source, names],
+    )
