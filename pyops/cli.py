@@ -245,7 +245,7 @@ def drop_slot(
     from pyops import slots
 
     slots.drop(config.load(project_dir, config_file), source)
-    print(f"{source}: slot dropped; what was landed stays")
+    typer.echo(f"{source}: slot dropped; what was landed stays")
 
 
 @app.command()

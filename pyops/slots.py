@@ -7,7 +7,7 @@ from datetime import datetime
 from pyops.cdc.pgoutput import lsn_text
 from pyops.cdc.publications import Publications
 from pyops.cdc.slot import Server, Slot, drop_slot, lock_slot, look_at_server, look_at_slot
-from pyops.cdc.state import Offset, State, forget_tables, read_state, store_offset
+from pyops.cdc.state import Offset, forget_tables, read_state, store_offset
 from pyops.config import Project
 from pyops.errors import PyopsError
 from pyops.replication import captured_sources, slot_name
@@ -138,14 +138,13 @@ def _status(project: Project, source: str) -> SlotStatus:
         with postgres.connect(project.dsn(source), attempts=1) as session:
             server = look_at_server(session)
             slot = look_at_slot(session, offset.slot)
-            return _compared(status, state, offset, server, slot, session)
+            return _compared(status, offset, server, slot, session)
     except PyopsError as error:
         return replace(status, problem=str(error))
 
 
 def _compared(
     status: SlotStatus,
-    state: State,
     offset: Offset,
     server: Server,
     slot: Slot | None,

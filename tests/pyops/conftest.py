@@ -20,6 +20,7 @@ from pyops.config import Project, load
 from pyops.demo import shop
 from pyops.demo.server import Server
 from pyops.extraction import Extraction, extract
+from pyops.replication import capture
 from pyops.runs import Run
 
 Sql = Callable[..., list[tuple[Any, ...]]]
@@ -155,6 +156,13 @@ class Lab:
     def extract_files(self, tables: dict[str, dict[str, Any]], **options: Any) -> list[Run]:
         """Configures tables of files, extracts them, and returns their runs."""
         return self._runs(extract(self.configure_files(tables), **options))
+
+    def capture(self, tables: dict[str, dict[str, Any]], **source: Any) -> list[Run]:
+        """Configures tables, lands their changes, and returns the runs; an error is raised."""
+        [done] = capture(self.configure(tables, **source))
+        if done.error is not None:
+            raise done.error
+        return list(done.runs)
 
     def put(self, name: str, content: str | bytes) -> Path:
         """Writes a file of the project."""
