@@ -52,7 +52,8 @@ def run(project: Project, *, listener: Listener | None = None) -> Summary:
     changes = capture(project, listener=listener)
     captured = time.monotonic()
     summary = Summary(done, extracted - began, changes, captured - extracted)
-    errors = [item.error for item in (*done, *changes) if item.error]
+    errors = [item.error for item in done if item.error]
+    errors += [item.error for item in changes if item.error]
     if errors:
         return replace(summary, exit_code=max(error.exit_code for error in errors))
     if listener:

@@ -233,11 +233,11 @@ class _Job:
         )
         self.facts = self._look_at_tables()
         state = read_state(self.warehouse, self.source)
-        if not _has_slot(state) or (state.offset and state.offset.status == "starting"):
-            state = self._start(state, server)
-        assert state.offset is not None
-        self.offset, self.captured = state.offset, dict(state.tables)
-        self._check_slot(server)
+        if state.offset is not None and state.offset.status == "active":
+            self.offset, self.captured = state.offset, dict(state.tables)
+            self._check_slot(server)
+        else:
+            self.offset, self.captured = self._start(state.offset, server), {}
         self._check_publications(but=self.anew)
         self._leave()
         self._copy(self._join())
@@ -257,9 +257,8 @@ class _Job:
 
     # The slot
 
-    def _start(self, state: State, server: Server) -> State:
+    def _start(self, before: Offset | None, server: Server) -> Offset:
         """Makes publications and slot, after noting that they are about to be made."""
-        before = state.offset
         is_unfinished = before is not None and before.status == "starting"
         slot = look_at_slot(self.control, self.slot)
         is_named = self.project.postgres(self.source).slot is not None
@@ -291,7 +290,7 @@ class _Job:
         offset = replace(offset, status="active", publications=names, lsn=position)
         self._store(offset)
         self.listener.note(f"{self.source}: slot {self.slot} made at {lsn_text(position)}")
-        return State(offset)
+        return offset
 
     def _refuse_slot(self, plugin: str | None, *, is_here: bool) -> None:
         if plugin != "pgoutput" or not is_here:

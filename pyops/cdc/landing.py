@@ -22,6 +22,7 @@ from pyops.interrupt import interruptible
 from pyops.publication import unknown_changes
 from pyops.runs import Run, utc_now
 from pyops.sources.postgres import Session
+from pyops.sql import columns as listed
 from pyops.sql import identifier, literal, qualified
 from pyops.stage import DEAD_LETTER, Stage
 from pyops.types import Landing, landing_of_text
@@ -145,6 +146,25 @@ class Piece:
         }
         return _Version(f"changes_{len(self._versions)}", table, _META | landings)
 
+    def _leave_out_deletes_of_replaced_rows(self, version: _Version) -> None:
+        """Drops deletes of a row whose key another row has taken before, in the same transaction.
+
+        Where a key is checked late, rows can swap keys: 1 becomes 2, then the old 2 becomes 1. That
+        second update deletes a row of key 2, but not the one that has the key now. Only a replica
+        identity that is FULL allows for that, and it tells the one row from the other.
+        """
+        if not (key := self.keys.get(version.table.name, ())):
+            return
+        row = listed([name for name in version.landings if name not in _META])
+        connection = self.stage.connection
+        connection.execute(
+            f"DELETE FROM {version.name} WHERE _op = 'd' AND (_lsn, _seq) IN ("
+            f" SELECT (_lsn, _seq) FROM (SELECT _lsn, _seq, _op, ROW({row}) AS now,"
+            f" lag(_op) OVER same AS op_before, lag(ROW({row})) OVER same AS before"
+            f" FROM {version.name} WINDOW same AS (PARTITION BY _lsn, {listed(key)} ORDER BY _seq))"
+            " WHERE _op = 'd' AND op_before IN ('c', 'u') AND now IS DISTINCT FROM before)"
+        )
+
     def _is_new(self, captured: Captured) -> str:
         """The condition for changes that were neither landed before nor copied with the table.
 
@@ -161,6 +181,9 @@ class Piece:
 
     def parts(self) -> list[Part]:
         """What was staged, a part for each version of each table."""
+        for relation, version in self._versions.items():
+            if relation.identity == "f":
+                self._leave_out_deletes_of_replaced_rows(version)
         return [
             Part(
                 version.table,

@@ -260,7 +260,8 @@ class _Batch:
         starts = np.searchsorted(self.number, np.arange(self.number[-1] + 1))
         base = total[starts]
         base[0] = -self._carried.events
-        return total - base[np.append(self.number, self.number[-1])]
+        places: Ints = total - base[np.append(self.number, self.number[-1])]
+        return places
 
     def still_open(self, events: int) -> _Transaction | None:
         """The transaction that goes on in the next batch, of which there were so many events."""

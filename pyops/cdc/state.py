@@ -96,7 +96,10 @@ def read_state(warehouse: Warehouse, source: str) -> State:
             " snapshot_lsn, handoff_lsn FROM pyops.cdc_tables WHERE source = ? AND generation = ?",
             [source, offset.generation],
         ).fetchall()
-    captured = [Captured(*row[:4], tuple(row[4]), *row[5:]) for row in tables]
+    captured = [
+        Captured(name, generation, oid, member, tuple(columns), seen, lsn, handoff)
+        for name, generation, oid, member, columns, seen, lsn, handoff in tables
+    ]
     return State(offset, {table.name: table for table in captured})
 
 

@@ -65,7 +65,10 @@ class Values:
 def joined(first: Values, second: Values) -> Values:
     """The values of the one, then those of the other."""
     return Values(
-        *(np.concatenate(pair) for pair in zip(vars(first).values(), vars(second).values()))
+        *(
+            np.concatenate(pair)
+            for pair in zip(vars(first).values(), vars(second).values(), strict=True)
+        )
     )
 
 
@@ -194,7 +197,7 @@ class Buffer:
 
     def differ(self, one: Values, other: Values) -> Bools:
         """Where two values are not the same; NULL is the same as NULL."""
-        differ = (one.is_text != other.is_text) | (one.lengths != other.lengths)
+        differ: Bools = (one.is_text != other.is_text) | (one.lengths != other.lengths)
         both = np.flatnonzero(one.is_text & other.is_text & ~differ)
         step = 0
         while len(both):
