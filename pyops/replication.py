@@ -487,8 +487,11 @@ class _Job:
         table, captured = part.table, part.captured
         assert captured is not None
         relation = session.describe(facts.schema, facts.name)
-        published = tuple(c for c in relation.columns if c.name in member.columns)
-        landings = table_landings(table, replace(relation, columns=published))
+        landings = {
+            name: item
+            for name, item in table_landings(table, relation).items()
+            if name in member.columns
+        }
         if table.config.mask:
             session.bind(mask_salt=self.project.postgres(self.source).mask_salt)
         columns = ", ".join(

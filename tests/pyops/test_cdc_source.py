@@ -1,0 +1,536 @@
+"""What capturing asks of the source, what it refuses, and what it never does to it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from pyops import slots
+from pyops.errors import OperationError, PyopsError, TransientError, UsageError
+from pyops.replication import Capture, capture, snapshot
+from tests.pyops.change_log import at_source, current, ops
+from tests.pyops.conftest import Connect, Lab, Server, Sql, execute
+
+CDC: dict[str, dict[str, Any]] = {"t": {"mode": "cdc"}}
+SLOT = "pyops_src"
+
+
+@pytest.fixture
+def table(sql: Sql) -> None:
+    """A table of two rows."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v text)")
+    sql("INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+
+
+def _fails(lab: Lab, tables: dict[str, dict[str, Any]], said: str, hint: str, **source: Any) -> None:
+    [done] = capture(lab.configure(tables, **source))
+    assert done.error is not None
+    assert said in str(done.error)
+    assert hint in done.error.hint
+
+
+def _objects(sql: Sql) -> tuple[Any, ...]:
+    """The slots and publications of this database, and the publications' tables."""
+    return (
+        sql("SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"),
+        sql("SELECT pubname FROM pg_publication"),
+        sql("SELECT tablename FROM pg_publication_tables ORDER BY 1"),
+    )
+
+
+def _recreate_slot(sql: Sql) -> None:
+    sql(f"SELECT pg_drop_replication_slot('{SLOT}')")
+    sql("INSERT INTO t VALUES (77, 'between')")
+    sql(f"SELECT 1 FROM pg_create_logical_replication_slot('{SLOT}', 'pgoutput')")
+
+
+@pytest.mark.usefixtures("table")
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (f"SELECT pg_drop_replication_slot('{SLOT}')", "is not there"),
+        (_recreate_slot, "is ahead of what was landed"),
+        (f"SELECT 1 FROM pg_replication_slot_advance('{SLOT}', pg_current_wal_flush_lsn())", "ahead"),
+        (f"DROP PUBLICATION {SLOT}", f"publication {SLOT} is not there"),
+        (
+            f"DROP PUBLICATION {SLOT}; CREATE PUBLICATION {SLOT} FOR TABLE t"
+            " WITH (publish_via_partition_root)",
+            "was dropped and made again",
+        ),
+        (f"ALTER PUBLICATION {SLOT} SET (publish = 'insert')", "was altered"),
+        (f"ALTER PUBLICATION {SLOT} DROP TABLE t", "is not in the publication any more"),
+        (
+            f"ALTER PUBLICATION {SLOT} DROP TABLE t; ALTER PUBLICATION {SLOT} ADD TABLE t",
+            "left the publication and joined it again",
+        ),
+        (f"ALTER PUBLICATION {SLOT} SET TABLE t (id)", "its column list was altered"),
+    ],
+    ids=str,
+)
+def test_a_stream_that_may_lack_changes_is_not_landed(
+    lab: Lab, sql: Sql, break_it: Any, said: str
+) -> None:
+    """Behaviour 17: stop, say so and how to copy anew; never go on in silence."""
+    lab.capture(CDC)
+    sql("INSERT INTO t VALUES (3, 'c')")
+    if callable(break_it):
+        break_it(sql)
+    else:
+        for statement in break_it.split("; "):
+            sql(statement)
+    for _ in range(2):
+        _fails(lab, CDC, said, "anew")
+    assert ops(lab, "t") == "rr"
+
+
+@pytest.mark.usefixtures("table")
+def test_a_lost_slot_starts_over_in_a_generation_of_its_own(lab: Lab, sql: Sql) -> None:
+    """Behaviours 17 and 30a: what the message says to do is what helps."""
+    lab.capture(CDC)
+    sql(f"SELECT pg_drop_replication_slot('{SLOT}')")
+    sql("DELETE FROM t WHERE id = 1")
+    slots.drop(lab.configure(CDC), "src")
+    assert _objects(sql) == ([], [], [])
+    lab.capture(CDC)
+    sql("INSERT INTO t VALUES (3, 'c')")
+    lab.capture(CDC)
+    assert ops(lab, "t") == "rrtrc"
+    assert [tuple(row.values()) for row in current(lab, "t")] == at_source(lab.dsn, "t", "id, v")
+    generations = lab.rows("SELECT _generation FROM raw.t__changes ORDER BY _generation, _lsn, _seq")
+    assert [row[0] for row in generations] == [1, 1, 2, 2, 2]
+
+
+@pytest.mark.usefixtures("table")
+def test_one_altered_table_is_mended_by_copying_it_anew(lab: Lab, sql: Sql) -> None:
+    """Behaviour 27: no copy of what did not change."""
+    sql("CREATE TABLE other (id integer PRIMARY KEY)")
+    tables = CDC | {"other": {"mode": "cdc"}}
+    lab.capture(tables)
+    sql(f"ALTER PUBLICATION {SLOT} DROP TABLE t")
+    sql("INSERT INTO t VALUES (3, 'missed')")
+    sql("INSERT INTO other VALUES (1)")
+    _fails(lab, tables, "not in the publication", "pyops snapshot src.t")
+    assert snapshot(lab.configure(tables), "t").error is None
+    assert (ops(lab, "t"), ops(lab, "other")) == ("rrtrrr", "c")
+    assert [tuple(row.values()) for row in current(lab, "t")] == at_source(lab.dsn, "t", "id, v")
+
+
+@pytest.mark.usefixtures("table")
+def test_the_slot_is_advanced_only_after_the_warehouse_has_committed(
+    lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviour 17: an offset ahead of the slot is a repetition, and adds nothing."""
+    lab.capture(CDC)
+    sql("INSERT INTO t VALUES (3, 'c')")
+    before = sql(f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name='{SLOT}'")
+
+    def no_advance(*_: Any) -> None:
+        raise TransientError("stopped here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyops.replication.advance_slot", no_advance)
+        [done] = capture(lab.configure(CDC))
+        assert done.error is not None
+    after = sql(f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name='{SLOT}'")
+    assert after == before
+    assert ops(lab, "t") == "rrc"
+    sql("INSERT INTO t VALUES (4, 'd')")
+    lab.capture(CDC)
+    lab.capture(CDC)
+    assert ops(lab, "t") == "rrcc"
+
+
+@pytest.mark.usefixtures("table")
+def test_a_slot_that_does_not_move_fails_the_run(
+    lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviour 25: a backlog without progress is no success."""
+    lab.capture(CDC)
+    sql("CREATE TABLE elsewhere AS SELECT generate_series(1, 1000)")
+    stuck = sql(f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name='{SLOT}'")
+    monkeypatch.setattr("pyops.cdc.slot.lsn_text", lambda position: stuck[0][0])
+    _fails(lab, CDC, "did not advance", "pyops slot status")
+
+
+@pytest.mark.usefixtures("table")
+def test_other_tables_do_not_hold_the_log_back(lab: Lab, sql: Sql, dsn: str) -> None:
+    """Behaviour 24: with nothing to land the slot advances all the same, and frees the log."""
+    lab.capture(CDC)
+    sql("CREATE TABLE noise (v text)")
+    sql("INSERT INTO noise SELECT repeat('x', 1000) FROM generate_series(1, 100000)")
+    assert slots.slot_status(lab.configure(CDC))[0].kept_bytes > 100_000_000  # type: ignore[operator]
+    lab.capture(CDC)
+    sql("CHECKPOINT")
+    lab.capture(CDC)
+    sql("CHECKPOINT")
+    lab.capture(CDC)
+    [status] = slots.slot_status(lab.configure(CDC))
+    assert status.lag_bytes is not None
+    assert status.kept_bytes is not None
+    assert status.lag_bytes < 1_000_000
+    assert status.kept_bytes < 20_000_000
+    assert ops(lab, "t") == "rr"
+
+
+@pytest.mark.usefixtures("table")
+def test_two_runs_at_once_are_refused_also_between_two_pieces(
+    lab: Lab, sql: Sql, connect: Connect
+) -> None:
+    """Behaviour 30: the lock is the source's, and lasts as long as the run."""
+    lab.capture(CDC)
+    holder = connect()
+    with holder.cursor() as cursor:
+        cursor.execute(f"SELECT pg_advisory_lock(hashtext('pyops cdc'), hashtext('{SLOT}'))::text")
+        cursor.fetchall()
+    _fails(lab, CDC, "another run is landing the changes", "wait")
+    holder.rollback()
+    holder.close()
+    lab.capture(CDC)
+
+
+@pytest.mark.usefixtures("table")
+def test_a_stranger_on_the_slot_is_named(lab: Lab, sql: Sql) -> None:
+    """Behaviour 30: so is any other reader, by its process."""
+    lab.capture(CDC)
+    started = threading.Event()
+
+    def read() -> None:
+        started.set()
+        statement = (
+            "SELECT count(*) FROM pg_logical_slot_peek_binary_changes("
+            f"'{SLOT}', NULL, NULL, 'proto_version', '1', 'publication_names', '{SLOT}')"
+            " CROSS JOIN pg_sleep(0)"
+        )
+        for _ in range(300):
+            try:
+                execute(lab.dsn, statement)
+            except Exception:  # noqa: BLE001 (the run has it)
+                return
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    started.wait()
+    errors = [capture(lab.configure(CDC))[0].error for _ in range(20)]
+    thread.join()
+    assert all(error is None or "process" in str(error) for error in errors), errors
+
+
+def test_a_keyless_table_never_breaks_the_source(lab: Lab, sql: Sql) -> None:
+    """Behaviours 23 and 30b: its inserts and truncations land, and its updates go on."""
+    sql("CREATE TABLE t (id integer, v text)")
+    sql("INSERT INTO t VALUES (1, 'a')")
+    lab.capture(CDC)
+    sql("INSERT INTO t VALUES (2, 'b')")
+    sql("UPDATE t SET v = 'c'")
+    sql("DELETE FROM t WHERE id = 1")
+    sql("TRUNCATE t")
+    lab.capture(CDC)
+    assert ops(lab, "t") == "rct"
+
+
+@pytest.mark.parametrize(
+    ("identity", "expected"),
+    [
+        ("DEFAULT", "rrud"),
+        ("FULL", "rrud"),
+        ("USING INDEX t_v", "rrud"),
+        ("NOTHING", "rr"),
+    ],
+)
+def test_every_replica_identity_lands(
+    lab: Lab, sql: Sql, identity: str, expected: str
+) -> None:
+    """Behaviour 23: with NOTHING the source can still be updated."""
+    sql("CREATE TABLE t (big text, v text NOT NULL, b integer, a integer, PRIMARY KEY (a, b))")
+    sql("CREATE UNIQUE INDEX t_v ON t (v)")
+    sql(f"ALTER TABLE t REPLICA IDENTITY {identity}")
+    sql("INSERT INTO t VALUES ('x', 'a', 1, 2), ('y', 'b', 1, 1)")
+    lab.capture(CDC)
+    sql("UPDATE t SET big = 'z' WHERE a = 2")
+    sql("DELETE FROM t WHERE a = 1")
+    lab.capture(CDC)
+    assert ops(lab, "t") == expected
+    if identity in {"DEFAULT", "FULL"}:
+        found = [tuple(row.values()) for row in current(lab, "t", ("a", "b"))]
+        assert found == at_source(lab.dsn, "t", "big, v, b, a", "a, b")
+
+
+@pytest.mark.parametrize(
+    ("setup", "table", "said"),
+    [
+        ("ALTER TABLE t REPLICA IDENTITY FULL", {"exclude": ["v"]}, "REPLICA IDENTITY is FULL"),
+        (
+            "CREATE UNIQUE INDEX i ON t (w); ALTER TABLE t REPLICA IDENTITY USING INDEX i",
+            {"exclude": ["w"]},
+            "column w identifies its rows",
+        ),
+        ("ALTER TABLE t SET UNLOGGED", {}, "PostgreSQL has no changes of it"),
+        ("DROP TABLE t; CREATE VIEW t AS SELECT 1 AS id", {}, "PostgreSQL has no changes of it"),
+        ("DROP TABLE t", {}, "there is no table public.t"),
+    ],
+)
+def test_what_would_break_the_source_is_refused_before_anything_is_made(
+    lab: Lab, sql: Sql, setup: str, table: dict[str, Any], said: str
+) -> None:
+    """Behaviour 30b: the source's own updates go on, and nothing was published."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v text, w integer NOT NULL)")
+    for statement in setup.split("; "):
+        sql(statement)
+    _fails(lab, {"t": {"mode": "cdc"} | table}, said, "")
+    assert _objects(sql)[2] == []
+    if "DROP" not in setup:
+        sql("INSERT INTO t VALUES (1, 'a', 1)")
+        sql("UPDATE t SET v = 'b'")
+
+
+def test_rights_that_are_missing_are_named_before_anything_is_made(
+    lab: Lab, sql: Sql, server: Server
+) -> None:
+    """Behaviour 30b: a user who may not replicate, publish, or own."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v text)")
+    sql("CREATE ROLE reader LOGIN")
+    try:
+        sql("GRANT SELECT ON t TO reader")
+        reader = lab.dsn.replace("postgres@", "reader@")
+        _fails(lab, CDC, "may not replicate", "ALTER ROLE", dsn=reader)
+        sql("ALTER ROLE reader REPLICATION")
+        _fails(lab, CDC, "only its owner can publish public.t", "GRANT", dsn=reader)
+        assert _objects(sql) == ([], [], [])
+        sql("CREATE PUBLICATION ours FOR TABLE t WITH (publish_via_partition_root)")
+        lab.capture(CDC, dsn=reader, publication="ours")
+        sql("INSERT INTO t VALUES (1, 'a')")
+        lab.capture(CDC, dsn=reader, publication="ours")
+        assert ops(lab, "t") == "c"
+        slots.drop(lab.configure(CDC, dsn=reader, publication="ours"), "src")
+        assert _objects(sql) == ([], [("ours",)], [("t",)])
+        sql("ALTER TABLE t OWNER TO reader")
+        _fails(lab, CDC, "may not make a publication", "GRANT CREATE ON DATABASE", dsn=reader)
+        sql(f"GRANT CREATE ON DATABASE {sql('SELECT current_database()::text')[0][0]} TO reader")
+        lab.capture(CDC, dsn=reader)
+    finally:
+        sql("REASSIGN OWNED BY reader TO postgres")
+        sql("DROP OWNED BY reader")
+        sql("DROP ROLE reader")
+
+
+@pytest.mark.usefixtures("table")
+def test_a_named_publication_must_publish_what_is_needed(lab: Lab, sql: Sql) -> None:
+    """Behaviours 17 and 43: all four operations, the table, and no column that is to be left out."""
+    named: dict[str, Any] = {"publication": "ours", "slot": "our_slot"}
+    _fails(lab, CDC, "publication ours is not there", "make it", **named)
+    sql("CREATE PUBLICATION ours WITH (publish = 'insert', publish_via_partition_root)")
+    _fails(lab, CDC, "publication ours was altered, or does not publish", "alter it", **named)
+    sql("ALTER PUBLICATION ours SET (publish = 'insert, update, delete, truncate')")
+    _fails(lab, CDC, "is in none of the publications", "ADD TABLE", **named)
+    sql("ALTER PUBLICATION ours ADD TABLE t")
+    hidden = {"t": {"mode": "cdc", "exclude": ["v"]}}
+    _fails(lab, hidden, "sends columns that are to be left out: v", "column list", **named)
+    sql("ALTER PUBLICATION ours SET TABLE t (id)")
+    lab.capture(hidden, **named)
+    sql("INSERT INTO t VALUES (3, 'secret')")
+    lab.capture(hidden, **named)
+    assert ops(lab, "t") == "rrc"
+    assert [row for row in current(lab, "t")] == [{"id": 1}, {"id": 2}, {"id": 3}]
+
+
+@pytest.mark.usefixtures("table")
+def test_a_slot_of_another_project_is_not_taken_over(lab: Lab, sql: Sql) -> None:
+    """Behaviour 17: two warehouses on one slot would each lose what the other reads."""
+    lab.capture(CDC)
+    (lab.directory / "warehouse.duckdb").unlink()
+    _fails(lab, CDC, "this warehouse knows nothing of it", "pyops slot drop src")
+    slots.drop(lab.configure(CDC), "src")
+    lab.capture(CDC)
+    assert ops(lab, "t") == "rr"
+
+
+@pytest.mark.usefixtures("table")
+def test_excluded_columns_never_leave_the_source_and_masked_ones_only_hashed(
+    lab: Lab, sql: Sql
+) -> None:
+    """Behaviour 43: an excluded one is absent from the column list; copy and stream hash alike."""
+    sql("ALTER TABLE t ADD COLUMN secret text DEFAULT 'hidden'")
+    sql("UPDATE t SET v = 'same'")
+    tables = {"t": {"mode": "cdc", "exclude": ["secret"], "mask": ["v"]}}
+    lab.capture(tables, mask_salt="salt")
+    assert sql("SELECT array_to_string(attnames, ',') FROM pg_publication_tables") == [("id,v",)]
+    sql("INSERT INTO t VALUES (3, 'same', 'hidden')")
+    lab.capture(tables, mask_salt="salt")
+    rows = current(lab, "t")
+    assert {row["v"] for row in rows} == {rows[0]["v"]}
+    assert len(rows[0]["v"]) == 64
+    assert set(rows[0]) == {"id", "v"}
+
+
+def test_tables_are_added_and_removed_later(lab: Lab, sql: Sql) -> None:
+    """Behaviour 30a: without a copy of those that stay; one that comes back starts over."""
+    for name in ("a", "b"):
+        sql(f"CREATE TABLE {name} (id integer PRIMARY KEY)")
+        sql(f"INSERT INTO {name} VALUES (1)")
+    one, both = {"a": {"mode": "cdc"}}, {"a": {"mode": "cdc"}, "b": {"mode": "cdc"}}
+    lab.capture(one)
+    sql("INSERT INTO b VALUES (2)")
+    lab.capture(both)
+    sql("INSERT INTO b VALUES (3)")
+    sql("INSERT INTO a VALUES (3)")
+    lab.capture(both)
+    assert (ops(lab, "a"), ops(lab, "b")) == ("rc", "rrc")
+    lab.capture(one)
+    assert _objects(sql)[2] == [("a",)]
+    sql("INSERT INTO b VALUES (4)")
+    sql("INSERT INTO a VALUES (4)")
+    lab.capture(one)
+    assert (ops(lab, "a"), ops(lab, "b")) == ("rcc", "rrc")
+    lab.capture(both)
+    assert (ops(lab, "a"), ops(lab, "b")) == ("rcc", "rrctrrrr")
+
+
+@pytest.mark.usefixtures("table")
+def test_a_table_moves_from_batch_to_changes_and_back(lab: Lab, sql: Sql) -> None:
+    """Behaviour 30a."""
+    lab.extract({"t": {"mode": "full"}})
+    lab.capture(CDC)
+    with pytest.raises(UsageError, match="is landed by mode cdc"):
+        lab.extract(CDC, names=["t"])
+    assert lab.extract(CDC) == []
+    sql("INSERT INTO t VALUES (3, 'c')")
+    lab.extract({"t": {"mode": "full"}})
+    assert lab.rows("SELECT count(*) FROM raw.t") == [(3,)]
+    assert capture(lab.configure({"t": {"mode": "full"}}), ["src"])[0].error is None
+    assert _objects(sql)[2] == []
+    lab.capture(CDC)
+    assert ops(lab, "t") == "rrtrrr"
+
+
+@pytest.mark.usefixtures("table")
+def test_a_transaction_that_waits_for_a_standby_is_not_lost_at_the_hand_off(
+    lab: Lab, sql: Sql, connect: Connect
+) -> None:
+    """Behaviour 30c: it is committed in the log, and no snapshot shows it yet."""
+    sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    sql("SELECT pg_reload_conf()::text")
+    try:
+        waiting = connect()
+        thread = threading.Thread(target=_commit, args=(waiting, "INSERT INTO t VALUES (3, 'late')"))
+        thread.start()
+        _until(sql, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+        found: list[Capture] = []
+        project = lab.configure(CDC)
+        run = threading.Thread(target=lambda: found.extend(capture(project)))
+        run.start()
+        run.join(2)
+        assert run.is_alive(), "a copy that does not wait lacks the row"
+        assert capture(project, patience=timedelta(seconds=0.1))[0].error is not None
+    finally:
+        sql("SET synchronous_commit = local")
+        _configure(lab.dsn, "ALTER SYSTEM RESET synchronous_standby_names")
+    thread.join()
+    run.join()
+    assert [done.error for done in found] == [None]
+    lab.capture(CDC)
+    assert [tuple(row.values()) for row in current(lab, "t")] == at_source(lab.dsn, "t", "id, v")
+    assert len(at_source(lab.dsn, "t", "id, v")) == 3
+
+
+def _commit(connection: Any, statement: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+    connection.commit()
+
+
+def _configure(dsn: str, statement: str) -> None:
+    execute(dsn, statement)
+    execute(dsn, "SELECT pg_reload_conf()::text")
+
+
+def _until(sql: Sql, condition: str) -> None:
+    deadline = time.monotonic() + 20
+    while not sql(condition)[0][0]:
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.02)
+
+
+@pytest.mark.usefixtures("table")
+def test_open_transactions_hold_a_copy_up_and_are_named(
+    lab: Lab, sql: Sql, connect: Connect
+) -> None:
+    """Behaviour 15: a copy without the wait would lose what they commit; a wait has an end."""
+    holder = connect()
+    with holder.cursor() as cursor:
+        cursor.execute("INSERT INTO t VALUES (3, 'open')")
+        pid = sql("SELECT pid FROM pg_stat_activity WHERE backend_xid IS NOT NULL")[0][0]
+    [done] = capture(lab.configure(CDC), patience=timedelta(seconds=0.3))
+    assert isinstance(done.error, TransientError)
+    assert f"process {pid}" in done.error.hint
+    holder.commit()
+    lab.capture(CDC)
+    assert ops(lab, "t") == "rrr"
+
+
+def test_a_server_that_keeps_no_changes_is_refused(
+    lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wal_level, version, and standbys: each with what to change there."""
+    from dataclasses import replace
+
+    from pyops.cdc.slot import look_at_server
+
+    sql("CREATE TABLE t (id integer PRIMARY KEY)")
+    for change, said in (
+        ({"wal_level": "replica"}, "wal_level is replica"),
+        ({"version": 140000}, "PostgreSQL 15 or later"),
+        ({"is_standby": True}, "is a standby"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "pyops.replication.look_at_server",
+                lambda session, change=change: replace(look_at_server(session), **change),
+            )
+            _fails(lab, CDC, said, "")
+    assert _objects(sql) == ([], [], [])
+
+
+@pytest.mark.usefixtures("table")
+def test_another_cluster_is_not_taken_for_the_one_before(lab: Lab, sql: Sql) -> None:
+    """Behaviour 30a: LSNs begin anew there; a restored one ends before what was landed."""
+    lab.capture(CDC)
+    lab.write("UPDATE pyops.cdc_offsets SET system_id = '1'")
+    _fails(lab, CDC, "is another cluster", "pyops slot drop src")
+    lab.write("UPDATE pyops.cdc_offsets SET system_id = (SELECT '')")
+    state = sql("SELECT system_identifier::text FROM pg_control_system()")[0][0]
+    lab.write(f"UPDATE pyops.cdc_offsets SET system_id = '{state}', lsn = {2**50}")
+    _fails(lab, CDC, "ends before what was landed", "pyops slot drop src")
+
+
+def test_usage_errors_say_what_is_configured(lab: Lab, sql: Sql) -> None:
+    sql("CREATE TABLE t (id integer PRIMARY KEY)")
+    with pytest.raises(UsageError, match="there is no PostgreSQL source 'shop'") as error:
+        capture(lab.configure(CDC), ["shop"])
+    assert "src" in error.value.hint
+    with pytest.raises(UsageError, match="is landed by mode full"):
+        snapshot(lab.configure({"t": {"mode": "full"}}), "t")
+    for wrong, said in (
+        ({"gates": {"min_rows": 1}}, "no gates"),
+        ({"max_dead_letter_rate": 0.5}, "no max_dead_letter_rate"),
+        ({"cursor": "id"}, "mean nothing to mode cdc"),
+        ({"write": "merge"}, "cannot write by merge"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            lab.configure({"t": {"mode": "cdc"} | wrong})
+
+
+def test_errors_of_one_table_leave_the_others_alone(lab: Lab, sql: Sql) -> None:
+    sql("CREATE TABLE t (id integer PRIMARY KEY)")
+    tables = CDC | {"gone": {"mode": "cdc"}}
+    for expected in ("", "c"):
+        [done] = capture(lab.configure(tables))
+        assert isinstance(done.error, (OperationError, PyopsError))
+        assert "public.gone" in str(done.error)
+        assert ops(lab, "t") == expected
+        sql("INSERT INTO t SELECT count(*) FROM t")
+    runs = lab.rows("SELECT table_name, status FROM pyops.runs WHERE status = 'failed'")
+    assert runs == [("gone", "failed")] * 2
