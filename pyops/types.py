@@ -120,7 +120,13 @@ def landing_of_text(column: str, type_: PostgresType) -> Landing:
         convert = array_to_json(name, type_.element or "")
     elif type_.name == "money":
         convert = f"TRY_CAST(regexp_replace({name}, '[$,]', '', 'g') AS {target.warehouse})"
-    return Landing(target.warehouse, "", convert, fault, name)
+    # Dead letters are those of ``landing``, too.
+    text = name
+    if type_.name == "timestamptz":
+        text = rf"regexp_replace({name}, '\+00( BC)?$', '\1')"
+    elif type_.name in {"bool", "float4", "float8", "money"}:
+        text = f"coalesce(({convert})::VARCHAR, {name})"
+    return Landing(target.warehouse, "", convert, fault, text)
 
 
 def as_text(expression: str) -> str:

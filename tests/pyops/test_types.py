@@ -1,4 +1,4 @@
-"""What every kind of PostgreSQL value becomes in the warehouse, by the batch path."""
+"""What every kind of PostgreSQL value becomes in the warehouse, by batch and by changes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from pyops.config import CHANGE_COLUMNS
 from pyops.demo.server import Server
 from pyops.errors import OperationError
+from pyops.runs import Run
 from pyops.sql import identifier, literal
 from pyops.types import array_to_json
 from tests.pyops.conftest import Lab, Sql, _database, execute
@@ -50,19 +52,26 @@ class Landed:
 def land(directory: Path, dsn: str) -> Landed:
     lab = Lab(directory, dsn)
     [run] = lab.extract({TABLE: FULL})
-    target = f"raw.{identifier(TABLE)}"
-    types = {name: type_ for name, type_, *_ in lab.rows(f"DESCRIBE {target}")}
-    del types["_load_id"], types["_loaded_at"]
-    rows = lab.rows(
-        f"SELECT id, COLUMNS(* EXCLUDE (id, _load_id, _loaded_at))::VARCHAR FROM {target}"
-    )
-    dead = lab.rows(DEAD_LETTERS)
+    return look(lab, f"raw.{identifier(TABLE)}", run)
+
+
+def look(lab: Lab, target: str, run: Run) -> Landed:
+    own = {"_load_id", "_loaded_at", *CHANGE_COLUMNS}
+    types = {n: type_ for n, type_, *_ in lab.rows(f"DESCRIBE {target}") if n not in own}
+    columns = ", ".join(f"{identifier(name)}::VARCHAR" for name in types if name != "id")
+    rows = lab.rows(f"SELECT id, {columns} FROM {target}")
+    dead = [(*row[:-1], _without_position(row[-1])) for row in lab.rows(DEAD_LETTERS)]
     assert (run.rows_written, run.rows_dead_lettered) == (len(rows), len(dead))
     return Landed(
         types,
         {row[0]: dict(zip(types, row, strict=True)) for row in rows},
         {int(json.loads(key)["id"]): (column, *rest) for key, column, *rest in dead},
     )
+
+
+def _without_position(payload: str) -> str:
+    row = {name: text for name, text in json.loads(payload).items() if name not in CHANGE_COLUMNS}
+    return json.dumps(row)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +84,26 @@ def typed_dsn(server: Server) -> Iterator[str]:
         yield dsn
 
 
-@pytest.fixture(scope="module")
-def landed(typed_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Landed:
-    return land(tmp_path_factory.mktemp("types"), typed_dsn)
+@pytest.fixture(scope="module", params=["by batch", "by a copy", "by changes"])
+def landed(
+    request: pytest.FixtureRequest,
+    server: Server,
+    typed_dsn: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Landed]:
+    folder = tmp_path_factory.mktemp("types")
+    if request.param == "by batch":
+        yield land(folder, typed_dsn)
+        return
+    with contextmanager(_database)(server, "") as dsn:
+        lab, tables = Lab(folder, dsn), {TABLE: {"mode": "cdc"}}
+        with closing(adbc.connect(dsn, autocommit=True)) as connection:
+            for statement in statements():
+                connection.execute(statement).close()
+                if request.param == "by changes" and statement.startswith("CREATE TABLE \"every"):
+                    lab.capture(tables)
+        run = next(run for run in lab.capture(tables) if run.rows_read)
+        yield look(lab, f'raw."{TABLE}__changes"', run)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if not isinstance(c.expected, Dead)], ids=str)
