@@ -357,7 +357,8 @@ class _Job:
         except PyopsError as error:
             return self._failed(table, error, self.current)
         except KeyboardInterrupt:
-            self._record(ended(self.current, "cancelled", "it was stopped before it ended"))
+            if not self.dry_run:
+                self.history.cancelled(self.current)
             raise
         except BaseException as error:
             self._record(ended(self.current, "failed", type(error).__name__))

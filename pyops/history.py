@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pyops.errors import PyopsError
 from pyops.gates import GateResult
-from pyops.runs import Run
+from pyops.runs import Run, ended
 from pyops.stage import discard, sweep
 from pyops.warehouse import Warehouse
 
@@ -41,6 +41,13 @@ class History:
                 for run in runs:
                     note = self.staging / f"{run.run_id}.json"
                     note.write_text(run.to_json(), "utf-8")
+
+    def cancelled(self, run: Run) -> None:
+        """Records a run that a signal has stopped, and then deletes its staging file."""
+        self.record(ended(run, "cancelled", "it was stopped before it ended"))
+        path = self.staging / f"{run.run_id}.duckdb"
+        if path.exists():
+            discard(self.staging, [path])
 
     def settle(self) -> None:
         """Records what earlier processes could not, and deletes what they left.

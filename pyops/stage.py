@@ -56,7 +56,11 @@ class Staged:
 
 @dataclass
 class Stage:
-    """An open staging file; a context manager that deletes it at the end."""
+    """An open staging file; a context manager that deletes it at the end.
+
+    A signal leaves it to whoever records the run as cancelled: should the process be killed before
+    that, the file tells of it.
+    """
 
     path: Path
     connection: duckdb.DuckDBPyConnection
@@ -132,7 +136,7 @@ class Stage:
         try:
             self.connection.close()
         finally:
-            if not self.kept:
+            if not self.kept and not isinstance(error, KeyboardInterrupt):
                 _delete(self.path)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -31,6 +32,9 @@ Connect = Callable[[], adbc.Connection]
 UNSAFE = {"fsync": "off", "full_page_writes": "off"}
 
 _numbers = itertools.count(1)
+
+# A shell has what it starts in the background ignore it, and so would all that is started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def execute(dsn: str, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
