@@ -208,7 +208,7 @@ class _Job:
         except PyopsError as error:
             self._fail(self.current, error)
         except KeyboardInterrupt:
-            self.history.record(ended(self.current, "cancelled", "it was stopped before it ended"))
+            self.history.cancelled(self.current)
             raise
         except BaseException as error:
             self.history.record(ended(self.current, "failed", type(error).__name__))
