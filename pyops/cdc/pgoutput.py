@@ -18,6 +18,7 @@ from pyops.errors import OperationError
 
 _EPOCH_US = 946_684_800_000_000  # from the Unix epoch to PostgreSQL's, 2000-01-01
 _UNIX_EPOCH = datetime(1970, 1, 1)
+_FIRST_US, _LAST_US = -63_000_000_000_000_000, 252_000_000_000_000_000  # years 3 and 9985
 _BEGIN, _COMMIT, _INSERT, _UPDATE, _DELETE = (ord(letter) for letter in "BCIUD")
 _OPS = {_INSERT: "c", _UPDATE: "u", _DELETE: "d"}
 _NEW, _KEY, _OLD = (ord(letter) for letter in "NKO")
@@ -232,6 +233,10 @@ class _Batch:
         before = inside - is_begin + is_commit
         fits = np.where(is_begin, before == 0, before == 1) | (self.kinds == ord("M"))
         self.want(fits, "it stands where no message of its kind can")
+        for kind, place in ((is_begin, 9), (is_commit, 18)):
+            us = np.zeros(len(self.kinds), np.int64)
+            us[kind] = buffer.int64(buffer.begins[kind] + place)
+            self.want((us > _FIRST_US) & (us < _LAST_US), "its time is no time of a commit")
         same = np.ones(len(self.kinds), np.bool_)
         same[self._commits] = (
             buffer.int64(buffer.begins[self._commits] + 2) == self.lsns[self.number[self._commits]]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from pyops.errors import OperationError, SchemaChangeError
 from tests.pyops.change_log import at_source, current, events, ops
 from tests.pyops.conftest import Connect, Lab, Sql
 
@@ -42,7 +39,10 @@ def test_a_run_without_changes_changes_nothing(lab: Lab, sql: Sql) -> None:
     before = lab.rows("SELECT * FROM raw.t__changes"), lab.rows("SELECT * FROM pyops.loads")
     lab.capture(CDC)
     lab.capture(CDC)
-    assert (lab.rows("SELECT * FROM raw.t__changes"), lab.rows("SELECT * FROM pyops.loads")) == before
+    assert (
+        lab.rows("SELECT * FROM raw.t__changes"),
+        lab.rows("SELECT * FROM pyops.loads"),
+    ) == before
 
 
 def test_events_carry_their_position_their_transaction_and_its_time(

@@ -100,7 +100,7 @@ def landed(
         with closing(adbc.connect(dsn, autocommit=True)) as connection:
             for statement in statements():
                 connection.execute(statement).close()
-                if request.param == "by changes" and statement.startswith("CREATE TABLE \"every"):
+                if request.param == "by changes" and statement.startswith('CREATE TABLE "every'):
                     lab.capture(tables)
         run = next(run for run in lab.capture(tables) if run.rows_read)
         yield look(lab, f'raw."{TABLE}__changes"', run)
