@@ -6,12 +6,12 @@ after the warehouse has committed what was read from it.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import chain
 
-import pyarrow as pa
-
+from pyops.ahead import Ahead
 from pyops.cdc.landing import Part, Piece, append
 from pyops.cdc.pgoutput import Decoder, lsn_text
 from pyops.cdc.publications import Facts, Member, Publications, default_name
@@ -565,6 +565,7 @@ class _Job:
             if first is None:
                 self._rest(target)
                 return True
+            batches = chain([first], batches)
             run = replace(self.current, lower_bound=lsn_text(self.offset.lsn))
             with Stage.create(self.history.staging, run) as stage:
                 piece = Piece(
@@ -576,9 +577,13 @@ class _Job:
                     self.project.postgres(self.source).mask_salt,
                 )
                 decoder = Decoder(piece.key)
-                for batch in _chain(first, batches):
-                    for changes in decoder.decode(batch.column(0)):
-                        piece.add(changes)
+                decoded = Ahead(decoder.decode(batch.column(0)) for batch in batches)
+                try:
+                    for part in decoded:
+                        for changes in part:
+                            piece.add(changes)
+                finally:
+                    decoded.stop(session.cancel)
                 decoder.finish()
                 self._check_publications()
                 is_all = decoder.messages < MESSAGES
@@ -617,11 +622,6 @@ class _Job:
             connection.execute("BEGIN")
             store_offset(connection, catalog, offset)
             connection.execute("COMMIT")
-
-
-def _chain(first: pa.RecordBatch, others: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield first
-    yield from others
 
 
 def _check(server: Server, source: str) -> None:

@@ -6,12 +6,10 @@ its file; so a file that can be opened belongs to a run that was killed.
 """
 
 import fcntl
-import queue
 import shutil
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +18,7 @@ from typing import Self, TypeVar
 import duckdb
 import pyarrow as pa
 
+from pyops.ahead import Ahead
 from pyops.errors import DataError, PyopsError, TransientError
 from pyops.interrupt import interruptible, interruptions
 from pyops.runs import Run
@@ -227,10 +226,10 @@ class Stage:
         key: tuple[str, ...],
         where: str,
     ) -> None:
-        """Types further rows into a table of the file; what is wrong with a row is in ``_fault``.
+        """Types further rows into a temporary table; what is wrong with a row is in ``_fault``.
 
         Args:
-            table: The table; made if it is not there.
+            table: The table, which is kept in memory as far as it fits; made if it is not there.
             arrived: The rows.
             landings: How each column is landed, in the order of the table.
             key: Columns that describe a row in its dead letter.
@@ -242,9 +241,9 @@ class Stage:
         name = identifier(table)
         self.connection.register("arrived", arrived)
         try:
-            select = typed(landings, key, required=False)
-            self._execute(f"CREATE TABLE IF NOT EXISTS {name} AS {select} LIMIT 0")
-            self._execute(f"INSERT INTO {name} {select} WHERE {where}")
+            select = typed(landings, key, required=False, where=where)
+            self._execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} AS {select} LIMIT 0")
+            self._execute(f"INSERT INTO {name} {select}")
         finally:
             self.connection.unregister("arrived")
 
@@ -387,28 +386,42 @@ DEAD_LETTER = ", ".join(  # the columns of a dead letter, from a row's fault
 )
 
 
-def typed(landings: Mapping[str, Landing], key: tuple[str, ...], *, required: bool = True) -> str:
+def typed(
+    landings: Mapping[str, Landing],
+    key: tuple[str, ...],
+    *,
+    required: bool = True,
+    where: str = "true",
+) -> str:
     """The SELECT that types each column and describes the first fault of a row in ``_fault``.
 
-    ``required``: a NULL in a column of the key is a fault.
+    Args:
+        landings: How each column is landed, in order.
+        key: The columns that describe a row in its dead letter.
+        required: Whether a NULL in one of them is a fault.
+        where: The condition for the rows to take, of what arrived.
     """
     raw = {
         name: landing.text or _raw_text(name, landing.warehouse)
         for name, landing in landings.items()
     }
+    mark = "_"  # in front of the names of converted columns, so that they are no other's
+    while any(name.startswith(mark) for name in landings):
+        mark += "_"
+    converted = {name: identifier(f"{mark}{n}") for n, name in enumerate(landings)}
     faults = []  # column, reason, condition
     for name, landing in landings.items():
         column = identifier(name)
         if landing.fault:
-            condition = f"{column} IS NOT NULL AND ({landing.convert}) IS NULL"
+            condition = f"{column} IS NOT NULL AND {converted[name]} IS NULL"
             faults.append((name, landing.fault, condition))
         if required and name in key:
             faults.append((name, "a primary key cannot be NULL", f"{column} IS NULL"))
-    converted = ", ".join(
-        f"{item.convert} AS {identifier(name)}" for name, item in landings.items()
-    )
+    columns = ", ".join(f"{converted[name]} AS {identifier(name)}" for name in landings)
+    conversions = ", ".join(f"{item.convert} AS {converted[n]}" for n, item in landings.items())
+    arrived = f"(SELECT *, {conversions} FROM arrived WHERE {where})"
     if not faults:
-        return f"SELECT {converted}, NULL::VARCHAR[] AS _fault FROM arrived"
+        return f"SELECT {columns}, NULL::VARCHAR[] AS _fault FROM {arrived}"
     # The fault's number first, what it stands for second: the statement grows with the columns,
     # not with their square.
     numbers = " ".join(f"WHEN {fault[2]} THEN {n}" for n, fault in enumerate(faults, 1))
@@ -423,8 +436,8 @@ def typed(landings: Mapping[str, Landing], key: tuple[str, ...], *, required: bo
     }
     values = ", ".join(described[name] for name in _FAULT)
     fault = f"CASE WHEN _fault IS NOT NULL THEN [{values}] END"
-    numbered = f"SELECT *, CASE {numbers} END AS _fault FROM arrived"
-    return f"SELECT {converted}, {fault} AS _fault FROM ({numbered})"
+    numbered = f"SELECT *, CASE {numbers} END AS _fault FROM {arrived}"
+    return f"SELECT {columns}, {fault} AS _fault FROM ({numbered})"
 
 
 def _raw_text(name: str, type_: str) -> str:
@@ -442,8 +455,8 @@ def _json(values: Mapping[str, str]) -> str:
     return f"to_json({_struct(values)})::VARCHAR" if values else "NULL::VARCHAR"
 
 
-class _Prefetched:
-    """Iterates over batches that a thread of its own reads ahead, two at most.
+class _Prefetched(Ahead[pa.RecordBatch]):
+    """Batches that are read ahead, and counted.
 
     Before wider rows than any before are handed on, ``widened`` is told how many bytes as many of
     them as DuckDB takes at once may have.
@@ -455,24 +468,11 @@ class _Prefetched:
         progress: Callable[[int, int], None],
         widened: Callable[[int], None],
     ) -> None:
+        super().__init__(self._measured(batches))
         self.rows = 0
         self.bytes = 0
-        self.failure: BaseException | None = None
         self._progress = progress
         self._widened = widened
-        self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(maxsize=2)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._read, args=(batches,), daemon=True)
-
-    def _read(self, batches: Iterator[pa.RecordBatch]) -> None:
-        try:
-            for batch in self._measured(batches):
-                self._put(batch)
-                if self._stopped.is_set():
-                    return
-        except BaseException as error:
-            self.failure = error
-        self._put(None)
 
     def _measured(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         recent: deque[tuple[int, int]] = deque()  # rows and bytes of the last batches
@@ -488,26 +488,9 @@ class _Prefetched:
                 self._widened(widest := width)
             yield batch
 
-    def _put(self, batch: pa.RecordBatch | None) -> None:
-        while not self._stopped.is_set():
-            with suppress(queue.Full):
-                self._queue.put(batch, timeout=0.1)
-                break
-
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        self._thread.start()
-        while (batch := self._queue.get()) is not None:
+        for batch in super().__iter__():
             self.rows += batch.num_rows
             self.bytes += batch.nbytes
             self._progress(self.rows, self.bytes)
             yield batch
-        self._thread.join()
-        if self.failure is not None:
-            raise self.failure
-
-    def stop(self, cancel: Callable[[], None]) -> None:
-        """Ends the thread, cancelling what it reads; what it had read is forgotten."""
-        self._stopped.set()
-        while self._thread.is_alive():
-            cancel()
-            self._thread.join(timeout=0.1)

@@ -20,7 +20,7 @@ from pyops.sql import identifier, literal
 # Every peek decodes again from the oldest transaction that was open at the slot's position: a
 # piece is big, so that this is seldom.
 MESSAGES = 1_000_000
-_BATCH_BYTES = 32 << 20
+_BATCH_BYTES = 8 << 20
 _LOCK = "hashtext('pyops cdc'), hashtext($1)"
 
 

@@ -1,0 +1,54 @@
+"""Reading ahead: a thread of its own makes the next items while the last one is used."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+_T = TypeVar("_T")
+
+
+class Ahead(Generic[_T]):
+    """Iterates over items that a thread reads ahead, two at most.
+
+    Attributes:
+        failure: What the reading failed with; it is raised behind the last item.
+    """
+
+    def __init__(self, items: Iterator[_T]) -> None:
+        self.failure: BaseException | None = None
+        self._queue: queue.Queue[tuple[_T] | None] = queue.Queue(maxsize=2)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._read, args=(items,), daemon=True)
+
+    def _read(self, items: Iterator[_T]) -> None:
+        try:
+            for item in items:
+                self._put((item,))
+                if self._stopped.is_set():
+                    return
+        except BaseException as error:
+            self.failure = error
+        self._put(None)
+
+    def _put(self, item: tuple[_T] | None) -> None:
+        while not self._stopped.is_set():
+            with suppress(queue.Full):
+                self._queue.put(item, timeout=0.1)
+                break
+
+    def __iter__(self) -> Iterator[_T]:
+        self._thread.start()
+        while (item := self._queue.get()) is not None:
+            yield item[0]
+        self._thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+    def stop(self, cancel: Callable[[], None]) -> None:
+        """Ends the thread, cancelling what it reads; what it had read is forgotten."""
+        self._stopped.set()
+        while self._thread.is_alive():
+            cancel()
+            self._thread.join(timeout=0.1)
