@@ -363,8 +363,9 @@ def unknown_changes(
     """Leaves out dropped columns whose drop was recorded before: the target has them for good."""
     known = connection.execute(
         "SELECT column_name FROM warehouse.pyops.schema_changes"
-        " WHERE source = ? AND table_name = ?"
-        " GROUP BY column_name HAVING arg_max(kind, load_id) = 'dropped'",
+        " WHERE source = ? AND table_name = ? GROUP BY column_name"
+        " HAVING max(load_id) FILTER (kind = 'dropped')"
+        " >= coalesce(max(load_id) FILTER (kind = 'added'), 0)",
         [table.source, table.name],
     ).fetchall()
     return [c for c in changes if c.kind != "dropped" or (c.column,) not in known]
