@@ -37,6 +37,9 @@ class Listener(Protocol):
     def pause(self) -> None:
         """Another program is about to print."""
 
+    def failed(self, source: str, error: PyopsError) -> None:
+        """A source has failed, not one of its tables."""
+
     def reading(self, table: Table, rows: int, estimated_rows: int) -> None:
         """Rows read so far; the estimate is -1 where there is none."""
 
@@ -51,6 +54,9 @@ class Silent:
         """Forgets it."""
 
     def pause(self) -> None:
+        """Forgets it."""
+
+    def failed(self, source: str, error: PyopsError) -> None:
         """Forgets it."""
 
     def reading(self, table: Table, rows: int, estimated_rows: int) -> None:

@@ -218,12 +218,15 @@ class _Job:
     def _connected(self) -> Session:
         return postgres.connect(self.project.dsn(self.source), on_retry=self.listener.note)
 
-    def _fail(self, run: Run, error: PyopsError) -> None:
+    def _fail(self, run: Run, error: PyopsError, table: Table | None = None) -> None:
         run = ended(run, "failed", str(error))
         self.history.record(run)
         self.done.append(run)
         self.error = self.error or error
-        self.listener.note(f"{self.source}: {error}")
+        if table is None:
+            self.listener.failed(self.source, error)
+        else:
+            self.listener.finished(table, run, error)
 
     def _capture(self) -> None:
         server = look_at_server(self.control)
@@ -249,7 +252,7 @@ class _Job:
             try:
                 facts[table] = self.publications.facts(table)
             except PyopsError as error:  # the others can be captured all the same
-                self._fail(self._run_of(table), error)
+                self._fail(self._run_of(table), error, table)
         return facts
 
     def _run_of(self, table: Table) -> Run:
@@ -428,7 +431,7 @@ class _Job:
                         f"{table} has no key: PostgreSQL gives only its inserts and truncations"
                     )
             except PyopsError as error:
-                self._fail(self._run_of(table), error)
+                self._fail(self._run_of(table), error, table)
         return to_copy
 
     def _not_published(
@@ -480,8 +483,7 @@ class _Job:
                     with session.savepoint():
                         self._copy_table(session, part, facts, member)
                 except PyopsError as error:
-                    self._fail(self.current, error)
-                    self.listener.finished(table, self.done[-1], error)
+                    self._fail(self.current, error, table)
 
     def _copy_table(self, session: Session, part: Part, facts: Facts, member: Member) -> None:
         table, captured = part.table, part.captured

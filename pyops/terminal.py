@@ -73,9 +73,13 @@ class Terminal:
         if error is None:
             self.note(f"{table!s:<24} {_counts(run)}")
         else:
-            self._console.print(f"{table!s:<24} failed: {error}", markup=False, style="red")
-            if error.hint:
-                self.note(f"{'':<24}    fix: {error.hint}")
+            self.failed(str(table), error)
+
+    def failed(self, source: str, error: PyopsError) -> None:
+        """Prints why a table or a source has failed, and what to do."""
+        self._console.print(f"{source:<24} failed: {error}", markup=False, style="red")
+        if error.hint:
+            self.note(f"{'':<24}    fix: {error.hint}")
 
 
 def _counts(run: Run) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import multiprocessing
 import os
 import random
@@ -106,14 +107,12 @@ class Project(Lab):
         self.directory.mkdir(exist_ok=True)
         (self.directory / "pyops.yml").write_text(yaml.safe_dump(document, sort_keys=False))
 
-    def start(self, *arguments: str, hook: Hook | None = None) -> Command:
-        """Starts ``pyops extract``, after a hook has been called in its process."""
+    def start(self, *arguments: str, hook: Hook | None = None, command: str = "extract") -> Command:
+        """Starts a command of pyops, after a hook has been called in its process."""
         output = self.directory.with_name(f"{self.directory.name}-{time.monotonic_ns()}.output")
         output.touch()
         where = ("--project-dir", str(self.directory))
-        process = _forked.Process(
-            target=_pyops, args=(("extract", *arguments, *where), output, hook)
-        )
+        process = _forked.Process(target=_pyops, args=((command, *arguments, *where), output, hook))
         process.start()
         _started.append(process)
         return Command(process, output)
@@ -164,7 +163,11 @@ def die() -> None:
 def at(
     owner: Any, name: str, action: Callable[[], object], *, call: int = 1, after: bool = True
 ) -> None:
-    """Makes a function of the product do something more, at one of its calls."""
+    """Makes a function of the product do something more, at one of its calls.
+
+    ``owner`` is a class, or the name of a module.
+    """
+    owner = importlib.import_module(owner) if isinstance(owner, str) else owner
     original = getattr(owner, name)
     calls = iter(range(1, sys.maxsize))
 
@@ -211,14 +214,17 @@ def halt_at(owner: Any, name: str, reached: Event, released: Event) -> None:
 
 
 @contextmanager
-def halted(project: Project, owner: Any, name: str) -> Iterator[tuple[Command, Event]]:
-    """An extraction that has come behind a function and waits there until the event is set."""
+def halted(
+    project: Project, owner: Any, name: str, *, command: str = "extract"
+) -> Iterator[tuple[Command, Event]]:
+    """A command that has come behind a function and waits there until the event is set."""
     reached, released = _forked.Event(), _forked.Event()
-    command = project.start(hook=functools.partial(halt_at, owner, name, reached, released))
-    wait_for(lambda: reached.is_set() or command.process.exitcode is not None, name)
-    assert reached.is_set(), command.end()
+    hook = functools.partial(halt_at, owner, name, reached, released)
+    started = project.start(hook=hook, command=command)
+    wait_for(lambda: reached.is_set() or started.process.exitcode is not None, name)
+    assert reached.is_set(), started.end()
     try:
-        yield command, released
+        yield started, released
     finally:
         released.set()
 
