@@ -137,7 +137,7 @@ def test_kills_under_traffic_end_in_the_source(
     script.chmod(0o644)
     chance = random.Random(5)
     first = list(FIRST.values())
-    moments = [first[2], first[6], first[8]] + chance.choices(list(STREAM.values()), k=9)
+    moments = [first[2], first[6], first[8], *chance.choices(list(STREAM.values()), k=9)]
     pgbench = subprocess.Popen(
         [server.bin_path / "pgbench", "-n", "-f", script, "-c", "4", "-T", "60", "-R", "300",
          project.dsn],
