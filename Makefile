@@ -21,8 +21,10 @@ deps: dbt_packages/dbt_utils/dbt_project.yml ## install the dbt packages (the st
 
 setup: .venv/ready deps ## make the environment and install the dbt packages
 
-run: setup ## the demo: a real PostgreSQL shop, extracted, modelled and tested
+run: setup ## the demo: a real PostgreSQL shop, landed, modelled and tested; then two more days of it
 	$(BIN)/pyops demo up
+	$(BIN)/pyops run
+	$(BIN)/pyops demo traffic --days 2
 	$(BIN)/pyops run
 	$(BIN)/pyops status
 

@@ -40,6 +40,7 @@ _SETTINGS = {
     "wal_level": "logical",
     "max_wal_senders": "10",
     "max_replication_slots": "10",
+    "max_slot_wal_keep_size": "8GB",  # a slot that nobody reads must not fill the disk
     "max_prepared_transactions": "10",
     "timezone": "UTC",
     "log_timezone": "UTC",

@@ -548,3 +548,111 @@ def test_errors_of_one_table_leave_the_others_alone(lab: Lab, sql: Sql) -> None:
         sql("INSERT INTO t SELECT count(*) FROM t")
     runs = lab.rows("SELECT table_name, status FROM pyops.runs WHERE status = 'failed'")
     assert runs == [("gone", "failed")] * 2
+
+
+@pytest.mark.usefixtures("table")
+def test_status_shows_where_a_slot_stands_and_what_holds_it_back(
+    lab: Lab, sql: Sql, connect: Connect
+) -> None:
+    """Behaviour 25: lag in bytes and seconds, log kept, last change, processes, prepared ones."""
+    project = lab.configure(CDC)
+    [never] = slots.slot_status(project)
+    assert never.problem == "there is no slot yet: run pyops cdc src"
+    lab.capture(CDC)
+    sql("INSERT INTO t VALUES (3, 'c')")
+    lab.capture(CDC)
+    [status] = slots.slot_status(project)
+    assert (status.slot, status.generation, status.problem) == (SLOT, 1, None)
+    assert status.last_change_at is not None
+    assert status.lag_seconds is not None
+    holder = connect()
+    with holder.cursor() as cursor:
+        cursor.execute("INSERT INTO t VALUES (4, 'held')")
+    pid = sql("SELECT pid FROM pg_stat_activity WHERE backend_xid IS NOT NULL")[0][0]
+    prepared = connect()
+    with prepared.cursor() as cursor:
+        cursor.execute("INSERT INTO t VALUES (5, 'prepared')")
+        cursor.execute("PREPARE TRANSACTION 'waiting'")
+    try:
+        sql("CREATE TABLE noise AS SELECT repeat('x', 1000) FROM generate_series(1, 2000)")
+        lab.capture(CDC)
+        sql("CREATE TABLE more AS SELECT repeat('x', 1000) FROM generate_series(1, 2000)")
+        [status] = slots.slot_status(project)
+        assert status.held_back_by == (f"process {pid}", "prepared transaction 'waiting'")
+        assert status.lag_bytes is not None
+        assert status.kept_bytes is not None
+        assert status.kept_bytes > status.lag_bytes > 2_000_000
+        assert status.lag_seconds is not None
+        assert 0 < status.lag_seconds < 60
+        assert slots.lagging(project, [status]) == []
+        assert slots.lagging(project, [status], 100) == [status]
+        assert slots.lagging(project, [status], 1 << 30) == []
+        assert slots.lagging(lab.configure(CDC, fail_if_lag="1MB"), [status]) == [status]
+    finally:
+        holder.rollback()
+        sql("ROLLBACK PREPARED 'waiting'")
+    sql(f"SELECT pg_drop_replication_slot('{SLOT}')")
+    [gone] = slots.slot_status(project)
+    assert gone.problem == f"slot {SLOT} is not there"
+    assert slots.lagging(project, [gone], 1 << 40) == [gone]
+
+
+@pytest.mark.usefixtures("table")
+def test_status_warns_of_a_disk_that_may_fill_and_of_a_slot_that_may_be_lost(
+    lab: Lab, sql: Sql, dsn: str
+) -> None:
+    """max_slot_wal_keep_size and idle_replication_slot_timeout."""
+    lab.capture(CDC)
+
+    def warnings(**settings: str) -> str:
+        for name, value in settings.items():
+            _configure(dsn, f"ALTER SYSTEM SET {name} = '{value}'")
+        time.sleep(0.1)
+        return " ".join(slots.slot_status(lab.configure(CDC))[0].warnings)
+
+    try:
+        assert "disk fills" in warnings(max_slot_wal_keep_size="-1")
+        assert warnings(max_slot_wal_keep_size="1GB") == ""
+        said = warnings(idle_replication_slot_timeout="1d")
+        assert "idle_replication_slot_timeout is 1d: the slot is lost" in said
+        assert "more bytes" not in warnings(max_slot_wal_keep_size="48MB")
+        sql("CREATE TABLE noise (v text)")
+        for _ in range(15):  # the limit counts segments of 16 MB, wherever the slot is in one
+            sql("INSERT INTO noise SELECT repeat('x', 1000) FROM generate_series(1, 4000)")
+            if "more bytes" in (said := warnings()):
+                break
+        assert "more bytes of log (max_slot_wal_keep_size): run pyops cdc now" in said
+    finally:
+        for name in ("max_slot_wal_keep_size", "idle_replication_slot_timeout"):
+            _configure(dsn, f"ALTER SYSTEM RESET {name}")
+
+
+@pytest.mark.usefixtures("table")
+def test_commands_show_slots_and_fail_beyond_a_limit(lab: Lab, sql: Sql) -> None:
+    """Behaviour 25: `--fail-if-lag`, on both status commands; a wrong size is a wrong usage."""
+    from tests.pyops.test_cli import command
+
+    lab.configure(CDC)
+    done = command(lab.directory, "cdc")
+    assert done.returncode == 0
+    assert done.stdout == "src: 1 tables copied (2 rows), 0 changes landed\n"
+    sql("CREATE TABLE noise AS SELECT repeat('x', 1000) FROM generate_series(1, 2000)")
+    for name in (["status"], ["slot", "status"]):
+        done = command(lab.directory, *name)
+        assert (done.returncode, SLOT in done.stdout, " MB" in done.stdout) == (0, True, True)
+        done = command(lab.directory, *name, "--fail-if-lag", "1MB", "--json")
+        assert done.returncode == 1
+        assert "bytes behind, which is more than it may be" in done.stderr
+        assert '"lag_bytes"' in done.stdout
+        assert command(lab.directory, *name, "--fail-if-lag", "1GB").returncode == 0
+        done = command(lab.directory, *name, "--fail-if-lag", "much")
+        assert done.returncode == 2
+        assert "is no size" in done.stderr
+    done = command(lab.directory, "cdc", "nobody")
+    assert (done.returncode, "there is no PostgreSQL source" in done.stderr) == (2, True)
+    done = command(lab.directory, "cdc", "--interval", "soon")
+    assert (done.returncode, "is no duration" in done.stderr) == (2, True)
+    done = command(lab.directory, "snapshot", "t", "--json")
+    assert (done.returncode, '"mode": "snapshot"' in done.stdout) == (0, True)
+    done = command(lab.directory, "slot", "drop", "src")
+    assert (done.returncode, done.stdout) == (0, "src: slot dropped; what was landed stays\n")

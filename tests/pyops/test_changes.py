@@ -16,18 +16,22 @@ from tests.pyops.dbt_runs import PROJECT, copy_project
 
 BIN = Path(sys.executable).parent
 
-RAW = """
+CHANGE = (
+    "'r' AS _op, 1 AS _generation, 1::BIGINT AS _lsn, row_number() OVER () AS _seq,"
+    " NULL::BIGINT AS _xid, now()::TIMESTAMP AS _committed_at, []::VARCHAR[] AS _unchanged"
+)
+RAW = f"""
 CREATE SCHEMA raw;
-CREATE TABLE raw.users AS
-    SELECT id, 'hash' AS email, country, now()::TIMESTAMP AS created_at, now()::TIMESTAMP
+CREATE TABLE raw.users__changes AS
+    SELECT {CHANGE}, id, 'hash' AS email, country, now()::TIMESTAMP AS created_at, now()::TIMESTAMP
         AS updated_at, 1::BIGINT AS _load_id, now()::TIMESTAMP AS _loaded_at
     FROM (VALUES (1::BIGINT, 'France'), (2::BIGINT, 'EIRE')) AS t (id, country);
 CREATE TABLE raw.products AS
     SELECT 1::BIGINT AS id, '85123A' AS stock_code, 'WHITE HEART' AS description,
         2.550::DECIMAL(12, 3) AS unit_price, now()::TIMESTAMP AS created_at,
         now()::TIMESTAMP AS updated_at, 1::BIGINT AS _load_id, now()::TIMESTAMP AS _loaded_at;
-CREATE TABLE raw.orders AS
-    SELECT id, 'I' || id AS invoice_no, 1::BIGINT AS user_id, 'France' AS country,
+CREATE TABLE raw.orders__changes AS
+    SELECT {CHANGE}, id, 'I' || id AS invoice_no, 1::BIGINT AS user_id, 'France' AS country,
         'delivered' AS status, 255::BIGINT AS amount_cents,
         TIMESTAMP '2011-12-01 10:00' AS ordered_at, now()::TIMESTAMP AS created_at,
         now()::TIMESTAMP AS updated_at, id AS _load_id, now()::TIMESTAMP AS _loaded_at

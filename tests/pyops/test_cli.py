@@ -31,7 +31,21 @@ def test_every_public_name_is_there_and_documented() -> None:
         assert getattr(pyops, name).__doc__, name
 
 
-@pytest.mark.parametrize("name", ["", "extract", "run", "status", "demo", "demo up"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "extract",
+        "run",
+        "status",
+        "cdc",
+        "snapshot",
+        "slot status",
+        "slot drop",
+        "demo",
+        "demo up",
+    ],
+)
 def test_every_command_has_help(name: str) -> None:
     cli.mount_demo()
     outcome = CliRunner().invoke(cli.app, [*name.split(), "--help"])

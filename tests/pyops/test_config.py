@@ -82,6 +82,7 @@ def test_every_mode_and_write_pattern_that_is_named_together_is_accepted(tmp_pat
         "full": {"primary_key": "id"},
         "incremental": {"cursor": "at", "primary_key": "id"},
         "partition": {"partition_by": "day"},
+        "cdc": {},
     }
     tables = {
         f"{mode}_{write}": {"mode": mode, "write": write, **needs[mode]}

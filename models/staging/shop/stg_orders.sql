@@ -1,6 +1,6 @@
-with source as (
+with base as (
 
-    select * from {{ source('shop', 'orders') }}
+    select * from {{ ref('base_shop__orders') }}
 
 ),
 
@@ -26,7 +26,7 @@ renamed as (
 
         _load_id,
         _loaded_at
-    from source
+    from base
 
 )
 

@@ -1,6 +1,6 @@
-with source as (
+with base as (
 
-    select * from {{ source('shop', 'users') }}
+    select * from {{ ref('base_shop__users') }}
 
 ),
 
@@ -17,7 +17,7 @@ renamed as (
 
         _load_id,
         _loaded_at
-    from source
+    from base
 
 )
 
