@@ -21,7 +21,7 @@ TRANSIENT_CLASSES = {
     "57": "operator intervention: shut down, starting up, a statement cancelled",
 }
 # Errors that come while rows are read have lost their SQLSTATE: these words tell the same.
-_TRANSIENT_WORDS = "canceling statement|could not serialize|deadlock"
+_TRANSIENT_WORDS = "canceling statement|could not serialize|deadlock|is active for PID"
 # Messages of these classes speak of names alone; any other may quote a value.
 _NAMES_ONLY = {*TRANSIENT_CLASSES, "42", "3D", "28"}
 

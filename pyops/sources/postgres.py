@@ -383,7 +383,7 @@ def explained() -> Iterator[None]:
     """
     try:
         yield
-    except (adbc_driver_manager.Error, OSError) as error:
+    except (adbc_driver_manager.Error, OSError, pa.ArrowInvalid) as error:
         raise of_query(getattr(error, "sqlstate", None) or "", str(error)) from None
 
 

@@ -32,7 +32,7 @@ alive as (
         _load_id,
         _loaded_at
     from latest
-    where _age = 1 and _op <> 'd'
+    where _age = 1 and _op != 'd'
 
 )
 
