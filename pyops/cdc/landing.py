@@ -286,18 +286,25 @@ class _Appending:
         else:
             self._evolve(part, target, load_id, loaded_at)
             stamp = f"{load_id}::BIGINT AS _load_id, ?::TIMESTAMP AS _loaded_at"
-            rows = 0
+            rows, place = 0, 0
             if part.captured and self._number(f"SELECT count(*) FROM (FROM {target} LIMIT 1)"):
+                generation, lsn = part.captured.generation, part.captured.snapshot_lsn
+                place = self._number(  # behind another copy that nothing has followed yet
+                    f"SELECT coalesce(max(_seq) + 1, 0) FROM {target}"
+                    f" WHERE _generation = {generation} AND _lsn = {lsn}"
+                )
                 rows += self._number(
                     f"INSERT INTO {target} BY NAME SELECT 't' AS _op,"
-                    f" {part.captured.generation}::INTEGER AS _generation,"
-                    f" {part.captured.snapshot_lsn}::BIGINT AS _lsn, 0::BIGINT AS _seq,"
+                    f" {generation}::INTEGER AS _generation,"
+                    f" {lsn}::BIGINT AS _lsn, {place}::BIGINT AS _seq,"
                     f" ?::TIMESTAMP AS _committed_at, []::VARCHAR[] AS _unchanged, {stamp}",
                     part.copied_at,
                     loaded_at,
                 )
             rows += self._number(
-                f"INSERT INTO {target} BY NAME SELECT *, {stamp} FROM ({part.rows})", loaded_at
+                f"INSERT INTO {target} BY NAME SELECT * REPLACE (_seq + {place} AS _seq), {stamp}"
+                f" FROM ({part.rows})",
+                loaded_at,
             )
         if part.captured:
             store_table(self.connection, "warehouse", table.source, part.captured, load_id)

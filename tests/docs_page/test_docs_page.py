@@ -104,7 +104,7 @@ def test_a_models_page_shows_its_description_and_columns(page: Opened) -> None:
 
 
 def test_its_lineage_goes_back_to_the_source(page: Opened) -> None:
-    assert {f"model.pyops.{MODEL}", "source.pyops.shop.orders"} <= set(page.lineage)
+    assert {f"model.pyops.{MODEL}", "source.pyops.shop.orders__changes"} <= set(page.lineage)
     parents = node("nodes", f"model.pyops.{MODEL}")["depends_on"]["nodes"]
     assert set(parents) <= set(page.lineage)
 

@@ -20,8 +20,10 @@ from pyops import replication
 from pyops.cdc import slot
 from pyops.cdc.landing import Piece, _Appending
 from pyops.cdc.publications import Publications
+from pyops.config import load
 from pyops.demo.server import Server
 from pyops.replication import _Job
+from pyops.slots import slot_status
 from pyops.stage import Stage
 from tests.pyops.change_log import at_source, current
 from tests.pyops.conftest import UNSAFE, Lab, Sql, execute
@@ -313,3 +315,28 @@ def test_a_transaction_of_a_million_rows_needs_little_memory(lab: Lab, sql: Sql)
         (1_000_000, 1)
     ]
     assert int(done.stdout) < 512 << 10, "kilobytes"
+
+
+def test_a_slot_that_the_server_gave_up_stops_the_run(own_server: Server, tmp_path: Path) -> None:
+    """Behaviour 17: lost for real, by max_slot_wal_keep_size; starting over helps."""
+    project = Project(tmp_path / "project", own_server.dsn())
+    sql = functools.partial(execute, own_server.dsn())
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v integer)")
+    project.set_up(CDC)
+    assert cdc(project)[0] == 0
+    sql("INSERT INTO t VALUES (1, 1)")
+    sql("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
+    sql("SELECT pg_reload_conf()::text")
+    for _ in range(4):
+        sql("UPDATE t SET v = v + 1")
+        sql("SELECT pg_switch_wal()::text")
+        sql("CHECKPOINT")
+    assert slot_status(load(project.directory))[0].problem == "slot pyops_src was lost"
+    for _ in range(2):
+        code, output = cdc(project)
+        assert code == 1
+        assert "slot pyops_src was lost (wal_removed): changes since were not kept" in output
+        assert "pyops slot drop src, then pyops cdc src" in output
+    assert project.start("drop", "src", command="slot").end()[0] == 0
+    assert cdc(project)[0] == 0
+    same(project)

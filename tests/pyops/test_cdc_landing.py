@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyops.replication import snapshot
 from tests.pyops.change_log import at_source, current, events, ops
 from tests.pyops.conftest import Connect, Lab, Sql
 
@@ -169,3 +170,30 @@ def test_what_was_rolled_back_leaves_nothing(lab: Lab, sql: Sql, connect: Connec
     lab.capture(CDC)
     assert ops(lab, "t") == "c"
     _same(lab)
+
+
+def test_copies_of_one_moment_follow_each_other(lab: Lab, sql: Sql) -> None:
+    """Behaviour 16: with nothing committed between them, each event still is one of its own."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v text)")
+    sql("INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+    lab.capture(CDC)
+    for _ in range(3):
+        lab.write("UPDATE raw.t__changes SET _lsn = (SELECT lsn - 1 FROM pyops.cdc_offsets)")
+        assert snapshot(lab.configure(CDC), "t").error is None
+    assert ops(lab, "t") == "rr" + "trr" * 3
+    _same(lab)
+
+
+def test_texts_of_megabytes_land_whole(lab: Lab, sql: Sql) -> None:
+    """Behaviour 34: one of 10 MB, many of 1 MB, among small ones; and an update around one."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, n integer, v text STORAGE EXTERNAL)")
+    lab.capture(CDC)
+    sql("INSERT INTO t SELECT n, n, repeat('é', 500000) FROM generate_series(1, 60) AS n")
+    sql("INSERT INTO t VALUES (0, 0, repeat('naïve ', 1800000)), (-1, 0, '')")
+    sql("UPDATE t SET n = -1 WHERE id = 0")
+    lab.capture(CDC)
+    found = lab.rows("SELECT id, n, md5(v), _unchanged FROM raw.t__changes ORDER BY _lsn, _seq")
+    wanted = sql("SELECT id, 0, md5(v) FROM t ORDER BY id")
+    assert {(row[0], row[2]) for row in found if row[2]} == {(row[0], row[2]) for row in wanted}
+    assert found[-1] == (0, -1, None, ["v"])
+    assert len(found) == 63
