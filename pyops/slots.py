@@ -105,8 +105,9 @@ def drop(project: Project, source: str) -> None:
     """
     [source] = captured_sources(project, [source])
     warehouse = Warehouse.of(project)
-    name = slot_name(project, source)
     state = read_state(warehouse, source)
+    has_one = state.offset is not None and state.offset.status != "dropped"
+    name = state.offset.slot if state.offset and has_one else slot_name(project, source)
     with postgres.connect(project.dsn(source)) as session:
         lock_slot(session, name)
         server = look_at_server(session)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyops.cdc.state import Captured
-from pyops.config import Project, Table
+from pyops.config import Project, Table, did_you_mean
 from pyops.errors import OperationError
 from pyops.sources.postgres import Session
 from pyops.sql import columns as listed
@@ -170,6 +170,14 @@ class Publications:
         return facts
 
     def _refuse(self, table: Table, facts: Facts) -> None:
+        config = table.postgres
+        for name in (*config.primary_key, *config.mask, *config.exclude, *config.columns):
+            if name not in facts.columns:
+                raise OperationError(
+                    f"{table}: there is no column {name} at the source that could be published",
+                    hint=did_you_mean(name, list(facts.columns))
+                    or f"it has: {', '.join(facts.columns)}",
+                )
         if facts.kind not in "rp" or facts.persistence != "p":
             raise OperationError(
                 f"{table}: PostgreSQL has no changes of it: it is no table with a log of its own",

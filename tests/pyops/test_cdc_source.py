@@ -284,6 +284,7 @@ def test_every_replica_identity_lands(lab: Lab, sql: Sql, identity: str, expecte
         ("ALTER TABLE t SET UNLOGGED", {}, "PostgreSQL has no changes of it"),
         ("DROP TABLE t; CREATE VIEW t AS SELECT 1 AS id", {}, "PostgreSQL has no changes of it"),
         ("DROP TABLE t", {}, "there is no table public.t"),
+        ("SELECT 1", {"mask": ["vv"]}, "there is no column vv at the source"),
     ],
 )
 def test_what_would_break_the_source_is_refused_before_anything_is_made(
@@ -657,3 +658,16 @@ def test_commands_show_slots_and_fail_beyond_a_limit(lab: Lab, sql: Sql) -> None
     assert (done.returncode, '"mode": "snapshot"' in done.stdout) == (0, True)
     done = command(lab.directory, "slot", "drop", "src")
     assert (done.returncode, done.stdout) == (0, "src: slot dropped; what was landed stays\n")
+
+
+@pytest.mark.usefixtures("table")
+def test_dropping_gives_up_the_slot_that_was_used_whatever_the_configuration_says(
+    lab: Lab, sql: Sql
+) -> None:
+    """Behaviour 24: one that is forgotten would keep the source's log for ever."""
+    lab.capture(CDC)
+    _fails(lab, CDC, f"its slot was {SLOT}, the configuration says other", "drop", slot="other")
+    slots.drop(lab.configure(CDC, slot="other"), "src")
+    assert _objects(sql) == ([], [], [])
+    lab.capture(CDC, slot="other")
+    assert _objects(sql)[0] == [("other",)]
