@@ -254,12 +254,12 @@ class Session:
             self.query("RELEASE SAVEPOINT pyops")
 
     def read(
-        self, statement: str, *, batch_bytes: int = _BATCH_BYTES
+        self, statement: str, *, batch_bytes: int | None = None
     ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         """Runs a query of many rows.
 
         Returns:
-            The schema and the batches, of about ``batch_bytes`` each. Numeric is text; timestamps
+            The schema and the batches, of about ``batch_bytes`` (4 MB) each. Numeric is text; timestamps
             are naive.
         """
         cursor = self._reading = self._connection.cursor()
@@ -269,7 +269,7 @@ class Session:
             return cursor.fetch_record_batch()
 
         with explained():
-            option = {"adbc.postgresql.batch_size_hint_bytes": str(batch_bytes)}
+            option = {"adbc.postgresql.batch_size_hint_bytes": str(batch_bytes or _BATCH_BYTES)}
             cursor.adbc_statement.set_options(**option)
             reader = interruptible(begin, cancel=cursor.adbc_cancel)
         schema = pa.schema([_plain(field) for field in reader.schema])
