@@ -259,8 +259,8 @@ class Session:
         """Runs a query of many rows.
 
         Returns:
-            The schema and the batches, of about ``batch_bytes`` (4 MB) each. Numeric is text; timestamps
-            are naive.
+            The schema and the batches, of about ``batch_bytes`` each, or 4 MB. Numeric is text;
+            timestamps are naive.
         """
         cursor = self._reading = self._connection.cursor()
 
