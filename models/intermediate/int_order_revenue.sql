@@ -3,6 +3,7 @@
         materialized='incremental',
         incremental_strategy=replace_rows(),
         unique_key='order_id',
+        pre_hook="{{ delete_gone_rows('order_id', ref('int_orders_history')) }}",
     )
 }}
 

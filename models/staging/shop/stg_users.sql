@@ -18,6 +18,7 @@ renamed as (
         _load_id,
         _loaded_at
     from base
+    where not _is_deleted
 
 )
 

@@ -1,14 +1,16 @@
-with changes as (
+{{
+    config(
+        materialized='incremental',
+        incremental_strategy=replace_rows(),
+        unique_key='id',
+    )
+}}
 
-    select * from {{ source('shop', 'orders__changes') }}
-
-),
-
-latest as (
+with applied as (
 
     {{
-        current_rows(
-            'changes',
+        apply_changes(
+            source('shop', 'orders__changes'),
             key='id',
             columns=[
                 'invoice_no',
@@ -23,25 +25,6 @@ latest as (
         )
     }}
 
-),
-
-alive as (
-
-    select
-        id,
-        invoice_no,
-        user_id,
-        country,
-        status,
-        amount_cents,
-        ordered_at,
-        created_at,
-        updated_at,
-        _load_id,
-        _loaded_at
-    from latest
-    where _age = 1 and _op != 'd'
-
 )
 
-select * from alive
+select * from applied

@@ -1,39 +1,21 @@
-with changes as (
+{{
+    config(
+        materialized='incremental',
+        incremental_strategy=replace_rows(),
+        unique_key='id',
+    )
+}}
 
-    select * from {{ source('shop', 'users__changes') }}
-
-),
-
-latest as (
+with applied as (
 
     {{
-        current_rows(
-            'changes',
+        apply_changes(
+            source('shop', 'users__changes'),
             key='id',
-            columns=[
-                'email',
-                'country',
-                'created_at',
-                'updated_at',
-            ],
+            columns=['email', 'country', 'created_at', 'updated_at'],
         )
     }}
 
-),
-
-alive as (
-
-    select
-        id,
-        email,
-        country,
-        created_at,
-        updated_at,
-        _load_id,
-        _loaded_at
-    from latest
-    where _age = 1 and _op != 'd'
-
 )
 
-select * from alive
+select * from applied
