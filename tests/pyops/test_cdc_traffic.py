@@ -64,7 +64,7 @@ def test_any_traffic_cut_anywhere_ends_in_the_source(
         for transactions, command in batches:
             connection = connect()
             for statements, is_committed in transactions:
-                _run(connection, table, statements)
+                run_statements(connection, table, statements)
                 connection.commit() if is_committed else connection.rollback()
             connection.close()
             done = capture(project)[0] if command == "cdc" else snapshot(project, table)
@@ -73,7 +73,7 @@ def test_any_traffic_cut_anywhere_ends_in_the_source(
             assert found == at_source(lab.dsn, table, "id, v, big")
 
 
-def _run(connection: Any, table: str, statements: list[Step]) -> None:
+def run_statements(connection: Any, table: str, statements: list[Step]) -> None:
     has_savepoint = False
     with connection.cursor() as cursor:
         for name, a, b in statements:
