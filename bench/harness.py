@@ -1,6 +1,7 @@
 """What the benchmarks share: a server of their own, children that are timed, tables of figures."""
 
 import fcntl
+import json
 import os
 import shutil
 import statistics
@@ -91,6 +92,20 @@ def running_server(folder: Path) -> Iterator[Server]:
         yield server
     finally:
         server.remove()
+
+
+def dbt(folder: Path, *arguments: str) -> dict[str, float]:
+    """Runs this project's dbt on a folder's `warehouse.duckdb`.
+
+    Returns:
+        The seconds dbt says each node took, by its name.
+    """
+    target = folder / "target"
+    folders: list[str | Path] = ["--project-dir", REPOSITORY, "--profiles-dir", REPOSITORY]
+    folders += ["--target-path", target, "--log-path", target]
+    run([DBT, *arguments, *folders], env={"PYOPS_WAREHOUSE": str(folder / "warehouse.duckdb")})
+    results = json.loads((target / "run_results.json").read_text())["results"]
+    return {node["unique_id"].split(".")[-1]: float(node["execution_time"]) for node in results}
 
 
 def psql(server: Server, *statements: str, database: str = "postgres") -> Child:

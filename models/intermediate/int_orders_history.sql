@@ -2,7 +2,7 @@
     config(
         materialized='incremental',
         incremental_strategy=replace_rows(),
-        unique_key='order_version_id',
+        unique_key=['order_id', 'valid_from'],
     )
 }}
 

@@ -2,7 +2,7 @@
     config(
         materialized='incremental',
         incremental_strategy=replace_rows(),
-        unique_key='user_version_id',
+        unique_key=['user_id', 'valid_from'],
     )
 }}
 
