@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from pyops.connect_types import check_type as check_connect_type
 from pyops.errors import UsageError
 from pyops.texts import check_type
 
@@ -346,9 +347,9 @@ class PostgresSource(_Section):
     tables: dict[str, PostgresTable]
 
 
-def _duckdb_type(name: str) -> str:
+def _checked(types: dict[str, str], check: Callable[[str], str]) -> dict[str, str]:
     try:
-        return check_type(name)
+        return {name: check(type_) for name, type_ in types.items()}
     except UsageError as error:
         raise ValueError(f"{error}; {error.hint}") from None
 
@@ -370,7 +371,7 @@ class FilesTable(TableConfig):
     @field_validator("types")
     @classmethod
     def _normalized(cls, types: dict[str, str]) -> dict[str, str]:
-        return {name: _duckdb_type(type_) for name, type_ in types.items()}
+        return _checked(types, check_type)
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
@@ -397,7 +398,43 @@ class FilesSource(_Section):
     tables: dict[str, FilesTable]
 
 
-Source = Annotated[PostgresSource | FilesSource, Field(discriminator="type")]
+class DebeziumTable(TableConfig):
+    """How Debezium's change events become a log of changes.
+
+    Attributes:
+        path: The files, relative to the project: a path or glob of JSON lines. A further ``.gz``
+            or ``.zst`` says that they are compressed.
+        events_of: The table at the source, as ``table``, ``schema.table`` or
+            ``database.schema.table``; events of others are left out. If not given, it is the
+            table's own name, and an event of another one is a dead letter.
+        types: The type of a column by name, DuckDB's or one of Debezium's, for events without a
+            schema; what is not named lands as the text it is.
+    """
+
+    mode: Literal["cdc"] = "cdc"
+    path: str
+    events_of: str | None = None
+    types: dict[str, str] = {}
+
+    @field_validator("types")
+    @classmethod
+    def _normalized(cls, types: dict[str, str]) -> dict[str, str]:
+        return _checked(types, check_connect_type)
+
+
+class DebeziumSource(_Section):
+    """Files of Debezium's change events and the tables landed from them.
+
+    Attributes:
+        mask_salt: What masked values are hashed with: without one, guessing undoes the hash.
+    """
+
+    type: Literal["debezium"]
+    mask_salt: str = Field("", repr=False)
+    tables: dict[str, DebeziumTable]
+
+
+Source = Annotated[PostgresSource | FilesSource | DebeziumSource, Field(discriminator="type")]
 
 
 class Warehouse(_Section):
@@ -427,7 +464,7 @@ class Table:
 
     source: str
     name: str
-    config: PostgresTable | FilesTable = field(hash=False)  # it holds mappings
+    config: PostgresTable | FilesTable | DebeziumTable = field(hash=False)  # it holds mappings
 
     def __str__(self) -> str:
         return f"{self.source}.{self.name}"
@@ -442,6 +479,12 @@ class Table:
     def files(self) -> FilesTable:
         """The configuration of a table that is known to be of files."""
         assert isinstance(self.config, FilesTable)
+        return self.config
+
+    @property
+    def debezium(self) -> DebeziumTable:
+        """The configuration of a table that is known to be of Debezium's events."""
+        assert isinstance(self.config, DebeziumTable)
         return self.config
 
     @property
@@ -626,6 +669,7 @@ def _explain(error: dict[str, Any]) -> tuple[str, str]:
 _SOURCES: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
     "postgres": (PostgresSource, PostgresTable),
     "files": (FilesSource, FilesTable),
+    "debezium": (DebeziumSource, DebeziumTable),
 }
 
 

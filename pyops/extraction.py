@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from pyops.audit import GateError, audit
-from pyops.config import FilesSource, Project, Table
+from pyops.config import FilesSource, PostgresTable, Project, Table
 from pyops.errors import DataError, PyopsError, UsageError
 from pyops.gates import GateResult
 from pyops.history import History
@@ -119,8 +119,9 @@ def extract(
             if table.config.mode == "cdc":
                 raise UsageError(
                     f"{table} is landed by mode cdc",
-                    hint=f"pyops cdc {table.source} lands its changes, pyops snapshot {table}"
-                    " copies it anew",
+                    hint=f"pyops cdc {table.source} lands its changes"
+                    + f", pyops snapshot {table} copies it anew"
+                    * isinstance(table.config, PostgresTable),
                 )
     job = _Job(project, days, full_refresh, stage_only, dry_run, listener or Silent())
     return job.run([table for table in tables if table.config.mode != "cdc"])

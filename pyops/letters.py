@@ -12,7 +12,7 @@ from typing import Any
 
 from pyops import texts
 from pyops.audit import GateError, evaluate, references
-from pyops.config import FilesTable, PostgresTable, Project, Table, Write
+from pyops.config import DebeziumTable, FilesTable, PostgresTable, Project, Table, Write
 from pyops.errors import DataError, OperationError, UsageError
 from pyops.extraction import Extraction
 from pyops.gates import GateResult, dead_letter_rules
@@ -144,7 +144,9 @@ def replay(project: Project, name: str, *, ids: Sequence[int] = ()) -> Extractio
     if table.config.mode == "cdc":
         raise UsageError(
             f"{table}: a change cannot be put back into the middle of its log",
-            hint=f"pyops snapshot {table} copies the table anew, once the cause is mended",
+            hint=f"mend the cause and touch the file: pyops cdc {table.source} reads it again"
+            if isinstance(table.config, DebeziumTable)
+            else f"pyops snapshot {table} copies the table anew, once the cause is mended",
         )
     warehouse = Warehouse.of(project)
     history = History(warehouse, project.staging_directory)

@@ -29,6 +29,7 @@ from pyops.warehouse import (
     Warehouse,
     insert_results,
     insert_run,
+    store_files,
     table_state,
 )
 from pyops.watermark import Watermark
@@ -270,16 +271,7 @@ class _Publication:
             ],
         )
         self._settle_dead_letters(run, at)
-        for file, size, mtime_ns in load.files:
-            connection.execute(
-                "DELETE FROM warehouse.pyops.files"
-                " WHERE source = ? AND table_name = ? AND file = ?",
-                [*who, file],
-            )
-            connection.execute(
-                "INSERT INTO warehouse.pyops.files VALUES (?, ?, ?, ?, ?, ?)",
-                [*who, file, size, mtime_ns, run.load_id],
-            )
+        store_files(connection, "warehouse", load.table, load.files, run.load_id)
         for change in changes:
             connection.execute(
                 "INSERT INTO warehouse.pyops.schema_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import chain
 
+from pyops import debezium
 from pyops.ahead import Ahead
-from pyops.cdc.landing import Part, Piece, append
+from pyops.cdc.landing import Part, Piece, Position, append
 from pyops.cdc.pgoutput import Decoder, lsn_text
 from pyops.cdc.publications import Facts, Member, Publications, default_name
 from pyops.cdc.slot import (
@@ -28,7 +29,7 @@ from pyops.cdc.slot import (
     peek,
 )
 from pyops.cdc.state import Captured, Offset, State, forget_tables, read_state, store_offset
-from pyops.config import PostgresSource, Project, Table
+from pyops.config import DebeziumSource, DebeziumTable, PostgresSource, Project, Table
 from pyops.errors import OperationError, PyopsError, SchemaChangeError, TransientError, UsageError
 from pyops.extraction import Listener, Silent
 from pyops.history import History
@@ -81,9 +82,12 @@ def capture(
         UsageError: A source that is not configured, or has no cdc tables.
         OperationError: The warehouse cannot be opened.
     """
+    listener = listener or Silent()
     return [
-        _Job(project, name, patience, listener or Silent()).run()
-        for name in captured_sources(project, names)
+        _Job(project, name, patience, listener).run()
+        if isinstance(project.config.sources[name], PostgresSource)
+        else _land_events(project, name, listener)
+        for name in captured_sources(project, names, kinds=(PostgresSource, DebeziumSource))
     ]
 
 
@@ -140,21 +144,38 @@ def snapshot(
         raise UsageError(
             f"{table} is landed by mode {table.config.mode}", hint=f"run pyops extract {table}"
         )
+    if isinstance(table.config, DebeziumTable):
+        raise UsageError(
+            f"{table} is landed from files of events: there is nothing to copy",
+            hint="let the connector take a snapshot: its events land like any other",
+        )
     return _Job(project, table.source, patience, listener or Silent(), anew=table).run()
 
 
-def captured_sources(project: Project, names: Sequence[str] = ()) -> list[str]:
+def captured_sources(
+    project: Project,
+    names: Sequence[str] = (),
+    *,
+    kinds: tuple[type[PostgresSource | DebeziumSource], ...] = (PostgresSource,),
+) -> list[str]:
     """The sources of these names; without names, those with cdc tables or a slot of theirs.
 
+    Args:
+        project: The project.
+        names: The names.
+        kinds: Of which types they may be.
+
     Raises:
-        UsageError: A source that is not configured or is no PostgreSQL.
+        UsageError: A source that is not configured or is of another type.
     """
     sources = project.config.sources
     for name in names:
-        if not isinstance(sources.get(name), PostgresSource):
-            known = ", ".join(n for n, s in sources.items() if isinstance(s, PostgresSource))
+        if not isinstance(sources.get(name), kinds):
+            known = ", ".join(n for n, s in sources.items() if isinstance(s, kinds))
+            words = {PostgresSource: "PostgreSQL", DebeziumSource: "Debezium"}
+            what = " or ".join(words[kind] for kind in kinds)
             raise UsageError(
-                f"there is no PostgreSQL source {name!r} in the configuration",
+                f"there is no {what} source {name!r} in the configuration",
                 hint=f"configured are: {known or 'none'}",
             )
     if names:
@@ -163,9 +184,22 @@ def captured_sources(project: Project, names: Sequence[str] = ()) -> list[str]:
     return [
         name
         for name, source in sources.items()
-        if isinstance(source, PostgresSource)
+        if isinstance(source, kinds)
         and (cdc_tables(project, name) or _has_slot(read_state(warehouse, name)))
     ]
+
+
+def _land_events(project: Project, source: str, listener: Listener) -> Capture:
+    """Lands the events of Debezium's that files hold, table by table."""
+    warehouse = Warehouse.of(project, on_wait=listener.note)
+    history = History(warehouse, project.staging_directory)
+    history.settle()
+    done = [
+        debezium.land(project, table, warehouse, history, listener)
+        for table in cdc_tables(project, source)
+    ]
+    runs = tuple(run for run, _ in done if run is not None)
+    return Capture(source, runs, next((error for _, error in done if error), None))
 
 
 def cdc_tables(project: Project, source: str) -> list[Table]:
@@ -533,7 +567,7 @@ class _Job:
                 letters="FROM dead_letters",
                 key=self._key(table),
             )
-            done = append(self.warehouse, stage, [part], offset=self.offset, run=run)
+            done = append(self.warehouse, stage, [part], position=_moved_to(self.offset), run=run)
         self.captured[table.name] = captured
         self.done.append(done)
         self.listener.finished(table, done, None)
@@ -597,7 +631,9 @@ class _Job:
                     caught_up_at=target.now if is_all else self.offset.caught_up_at,
                 )
                 run = replace(run, rows_read=piece.events, upper_bound=lsn_text(offset.lsn))
-                done = append(self.warehouse, stage, piece.parts(), offset=offset, run=run)
+                done = append(
+                    self.warehouse, stage, piece.parts(), position=_moved_to(offset), run=run
+                )
         self.offset = offset
         advance_slot(self.control, self.slot, offset.lsn)
         self.done.append(done)
@@ -624,6 +660,10 @@ class _Job:
             connection.execute("BEGIN")
             store_offset(connection, catalog, offset)
             connection.execute("COMMIT")
+
+
+def _moved_to(offset: Offset) -> Position:
+    return lambda connection, _: store_offset(connection, "warehouse", offset)
 
 
 def _check(server: Server, source: str) -> None:

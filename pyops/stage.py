@@ -27,9 +27,10 @@ from pyops.sql import identifier, literal
 from pyops.types import Landing
 from pyops.warehouse import explained
 
+_LEAST = 160_000_000
 _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     # Enough for what is not read from a database; more would only be kept, not used.
-    "memory_limit": "160MB",
+    "memory_limit": f"{_LEAST}B",
     # Each fills row groups of its own, so memory would follow the number of cores.
     "threads": 2,
     "preserve_insertion_order": False,
@@ -238,14 +239,25 @@ class Stage:
         Raises:
             OperationError: The file cannot be written.
         """
-        name = identifier(table)
         self.connection.register("arrived", arrived)
         try:
-            select = typed(landings, key, required=False, where=where)
-            self._execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} AS {select} LIMIT 0")
-            self._execute(f"INSERT INTO {name} {select}")
+            self.add_arrived(table, landings, key=key, where=where)
         finally:
             self.connection.unregister("arrived")
+
+    def make_room(self, columns: int) -> None:
+        """Lets DuckDB take what rows of so many columns need."""
+        memory = _LEAST + _MEMORY_OF_COLUMN * columns
+        self.connection.execute(f"SET memory_limit = '{memory}B'")
+
+    def add_arrived(
+        self, table: str, landings: Mapping[str, Landing], *, key: tuple[str, ...], where: str
+    ) -> None:
+        """The same with rows of the table ``arrived``."""
+        name = identifier(table)
+        select = typed(landings, key, required=False, where=where)
+        self._execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} AS {select} LIMIT 0")
+        self._execute(f"INSERT INTO {name} {select}")
 
     def _sort_out_faults(self) -> None:
         self._execute(

@@ -92,11 +92,17 @@ def landing(column: str, type_: str) -> Landing:
     name = identifier(column)
     if type_ == "VARCHAR":
         return Landing(type_, "", name)
-    convert, fault = _conversion(name, type_)
+    convert, fault = conversion(name, type_)
     return Landing(type_, "", convert, fault, name)
 
 
-def _conversion(name: str, type_: str) -> tuple[str, str]:
+def conversion(name: str, type_: str) -> tuple[str, str]:
+    """The DuckDB expression that gives a text a type, NULL where it cannot; and why it cannot.
+
+    Args:
+        name: The expression of the text.
+        type_: A DuckDB type but VARCHAR, as ``check_type`` names it.
+    """
     if type_ in _INTEGERS:
         return _matching(name, r"[+-]?\d+", type_), f"{type_} holds whole numbers of its range only"
     if type_.startswith("DECIMAL"):

@@ -263,6 +263,26 @@ def insert_results(
         connection.execute(f"INSERT INTO {catalog}.pyops.gate_results VALUES ({marks})", values)
 
 
+def store_files(
+    connection: duckdb.DuckDBPyConnection,
+    catalog: str,
+    table: Table,
+    files: Sequence[tuple[str, int, int]],
+    load_id: int | None,
+) -> None:
+    """Notes which files have been landed, each with its size and modification time (ns)."""
+    who = [table.source, table.name]
+    for file, size, mtime_ns in files:
+        connection.execute(
+            f"DELETE FROM {catalog}.pyops.files WHERE source = ? AND table_name = ? AND file = ?",
+            [*who, file],
+        )
+        connection.execute(
+            f"INSERT INTO {catalog}.pyops.files VALUES (?, ?, ?, ?, ?, ?)",
+            [*who, file, size, mtime_ns, load_id],
+        )
+
+
 def table_state(connection: duckdb.DuckDBPyConnection, catalog: str, table: Table) -> TableState:
     """Looks up what is known of a table in an open warehouse."""
 

@@ -5,7 +5,7 @@ the log and the position it stands for can never disagree.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -13,8 +13,9 @@ from datetime import datetime
 import duckdb
 import pyarrow as pa
 
+from pyops.cdc.arrivals import new_rows
 from pyops.cdc.pgoutput import Changes, Relation
-from pyops.cdc.state import Captured, Offset, store_offset, store_table
+from pyops.cdc.state import Captured, Offset, store_table
 from pyops.config import CHANGE_COLUMNS, RESERVED_COLUMNS, Table
 from pyops.errors import OperationError, SchemaChangeError
 from pyops.evolution import SchemaChange, compare
@@ -27,6 +28,8 @@ from pyops.sql import identifier, literal, qualified
 from pyops.stage import DEAD_LETTER, Stage
 from pyops.types import Landing, landing_of_text
 from pyops.warehouse import BOOKKEEPING, Warehouse, insert_run, table_state
+
+Position = Callable[[duckdb.DuckDBPyConnection, int], None]  # given also the load's number
 
 _META = {name: Landing(type_, "", identifier(name)) for name, type_ in CHANGE_COLUMNS.items()}
 
@@ -45,6 +48,8 @@ class Part:
             log has rows already, a truncation in front of the new ones says that they are gone.
         copied_at: When the snapshot was taken, naive UTC.
         recreated: Whether the table was dropped and made again since it was captured.
+        unnumbered: Whether rows may be in the log already and have no ``_seq``: see ``new_rows``.
+        reread: Files whose dead letters were found again if they are still there.
     """
 
     table: Table
@@ -55,6 +60,8 @@ class Part:
     captured: Captured | None = None
     copied_at: datetime | None = None
     recreated: bool = False
+    unnumbered: bool = False
+    reread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -201,15 +208,15 @@ def _masked(name: str, salt: str) -> Landing:
 
 
 def append(
-    warehouse: Warehouse, stage: Stage, parts: Sequence[Part], *, offset: Offset, run: Run
+    warehouse: Warehouse, stage: Stage, parts: Sequence[Part], *, position: Position, run: Run
 ) -> Run:
-    """Appends staged changes to their logs and moves the offset, all in one transaction.
+    """Appends staged changes to their logs and says up to where, all in one transaction.
 
     Args:
         warehouse: Where to.
         stage: The staging file.
         parts: What is to be appended.
-        offset: The offset behind them.
+        position: Writes down, in the warehouse that is attached, where they end.
         run: The run so far.
 
     Returns:
@@ -221,7 +228,7 @@ def append(
         OperationError: The warehouse cannot be written.
     """
     with warehouse.attached(stage.connection):
-        appending = _Appending(stage.connection, parts, offset, run)
+        appending = _Appending(stage.connection, parts, position, run)
         done = interruptible(appending.commit, cancel=stage.connection.interrupt)
         warehouse.mirror_letters(stage.connection, "warehouse")
         return done
@@ -231,8 +238,9 @@ def append(
 class _Appending:
     connection: duckdb.DuckDBPyConnection
     parts: Sequence[Part]
-    offset: Offset
+    position: Position
     run: Run
+    repeated: int = 0
 
     def commit(self) -> Run:
         began = time.monotonic()
@@ -258,12 +266,13 @@ class _Appending:
                         *(".".join(table.target), rows, loaded_at),
                     ],
                 )
-            store_offset(self.connection, "warehouse", self.offset)
+            self.position(self.connection, load_id)
             done = replace(
                 self.run,
                 status="succeeded",
                 load_id=load_id if written else None,
                 rows_written=sum(written.values()),
+                rows_unchanged=self.repeated,
                 rows_dead_lettered=letters,
                 finished_at=(now := utc_now()),
                 seconds=(now - (self.run.started_at or now)).total_seconds(),
@@ -281,6 +290,8 @@ class _Appending:
         """Appends one part; returns how many rows were written, and how many dead letters."""
         table = part.table
         target = qualified("warehouse", *table.target)
+        if part.unnumbered:
+            part = self._numbered(part, target)
         if not part.captured and not self._number(f"SELECT count(*) FROM ({part.rows})"):
             rows = 0
         else:
@@ -310,6 +321,26 @@ class _Appending:
             store_table(self.connection, "warehouse", table.source, part.captured, load_id)
         return rows, self._bury(part, load_id, loaded_at)
 
+    def _numbered(self, part: Part, target: str) -> Part:
+        """The part with what is not in the log, and the places it gets there."""
+        log = table_state(self.connection, "warehouse", part.table).columns
+        arrived = self.connection.execute(
+            f"SELECT count(*), min(_lsn), max(_lsn) FROM ({part.rows})"
+        ).fetchall()[0]
+        if not arrived[0] or (log and "_lsn" not in log):  # what is no log is refused later
+            return part
+        old = (
+            f"SELECT * FROM {target} WHERE _lsn BETWEEN {arrived[1]} AND {arrived[2]}"
+            f" AND _lsn IN (SELECT _lsn FROM ({part.rows}))"
+            if log
+            else f"SELECT *, NULL::BIGINT AS _seq FROM ({part.rows}) LIMIT 0"
+        )
+        own = {name: type_ for name, type_ in log.items() if name not in CHANGE_COLUMNS}
+        rows = new_rows(part.rows, part.columns, own if log else part.columns, old)
+        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE fresh AS {rows}")
+        self.repeated += arrived[0] - self._number("SELECT count(*) FROM fresh")
+        return replace(part, rows="FROM fresh")
+
     def _evolve(self, part: Part, target: str, load_id: int, at: datetime) -> None:
         """Makes the log, or gives it what columns and types the rows need."""
         table = part.table
@@ -335,8 +366,9 @@ class _Appending:
         if changes and not part.captured and table.config.on_schema_change == "fail":
             raise SchemaChangeError(
                 f"{table}: the source's columns have changed: {'; '.join(map(str, changes))}",
-                hint="nothing was landed, and the source keeps its log for it: set"
-                " on_schema_change: evolve, at least for one run",
+                hint="nothing was landed"
+                + ", and the source keeps its log for it" * (not part.unnumbered)
+                + ": set on_schema_change: evolve, at least for one run",
             )
         for change in changes:
             if change.alter:
@@ -356,6 +388,8 @@ class _Appending:
         superseded = None
         if part.captured:
             superseded = "true"
+        elif part.reread:
+            superseded = f"file IN ({', '.join(map(literal, part.reread))})"
         elif part.key:
             texts = ", ".join(f"{literal(n)}: {identifier(n)}::VARCHAR" for n in part.key)
             superseded = f"key IN (SELECT to_json({{{texts}}})::VARCHAR FROM ({part.rows}))"

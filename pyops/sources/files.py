@@ -6,7 +6,8 @@ import glob
 import gzip
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -24,10 +25,11 @@ from pyops.sources.parquet_rows import land_parquet
 from pyops.sql import identifier
 
 if TYPE_CHECKING:
-    from pyops.config import FilesTable
+    from pyops.config import DebeziumTable, FilesTable
     from pyops.plan import Days
 
 _BLOCK = 1 << 20
+REFUSED = "CREATE TABLE refused (_file VARCHAR, _line BIGINT, payload VARCHAR, reason VARCHAR)"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Arrived:
     refused: int
 
 
-def find(project_dir: Path, table: FilesTable, days: Days | None = None) -> Found:
+def find(project_dir: Path, table: FilesTable | DebeziumTable, days: Days | None = None) -> Found:
     """Finds the files of a table.
 
     Args:
@@ -164,31 +166,41 @@ def arrive(
         TransientError: A file was changed meanwhile.
     """
     connection.execute("CREATE TABLE arrived (_file VARCHAR, _line BIGINT)")
-    connection.execute(
-        "CREATE TABLE refused (_file VARCHAR, _line BIGINT, payload VARCHAR, reason VARCHAR)"
-    )
+    connection.execute(REFUSED)
     columns: dict[str, str] = {}
     day_column = table.partition_by if table.mode == "partition" else None
     for file in files:
-        try:
-            path = _decompressed(file, scratch / "decompressed")
+        with reading(file, scratch) as path:
             keys, refused = _land(connection, columns, table, path, file)
-            (scratch / "decompressed").unlink(missing_ok=True)
-            _refuse(connection, file, refused)
+            refuse(connection, file, refused)
             if day_column is not None and file.day is not None and day_column not in keys:
                 _fill_day(connection, columns, day_column, file)
-            stat = file.path.stat()
-        except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
-            no_memory = isinstance(error, duckdb.OutOfMemoryException)
-            raise of_file(str(error), file.path, no_memory=no_memory) from error
-        if (stat.st_size, stat.st_mtime_ns) != (file.size, file.mtime_ns):
-            raise TransientError(
-                f"{file.name} was changed while it was read", hint="run the same command again"
-            )
     rows, refusals = connection.execute(
         "SELECT (SELECT count(*) FROM arrived), (SELECT count(*) FROM refused)"
     ).fetchall()[0]
     return Arrived(columns, rows, sum(file.size for file in files), refusals)
+
+
+@contextmanager
+def reading(file: File, scratch: Path) -> Iterator[Path]:
+    """Gives a file's content, decompressed, and makes sure that it stayed the same meanwhile.
+
+    Raises:
+        DataError: It is damaged.
+        OperationError: It cannot be read, or there is no room.
+        TransientError: It was changed meanwhile.
+    """
+    try:
+        yield _decompressed(file, scratch / "decompressed")
+        (scratch / "decompressed").unlink(missing_ok=True)
+        stat = file.path.stat()
+    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        no_memory = isinstance(error, duckdb.OutOfMemoryException)
+        raise of_file(str(error), file.path, no_memory=no_memory) from error
+    if (stat.st_size, stat.st_mtime_ns) != (file.size, file.mtime_ns):
+        raise TransientError(
+            f"{file.name} was changed while it was read", hint="run the same command again"
+        )
 
 
 def _land(
@@ -215,7 +227,8 @@ def _land(
     return list(keys), refused
 
 
-def _refuse(connection: duckdb.DuckDBPyConnection, file: File, refused: list[Refused]) -> None:
+def refuse(connection: duckdb.DuckDBPyConnection, file: File, refused: list[Refused]) -> None:
+    """Adds what could not be parsed of a file to the table ``refused``."""
     if not refused:
         return
     found = pa.table(

@@ -7,7 +7,7 @@ text has; behind the extraction the mark goes, and nested numbers become numbers
 
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,15 +31,17 @@ from pyops.sources.lines import (
 from pyops.sql import identifier, literal
 
 MOST_COLUMNS = 1600  # as in PostgreSQL: beyond, names are data
+PLACE = ("_file", "_line", "_load_id", "_loaded_at", "_fault")
 
 _REWRITTEN = r"-?\d+(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)|-0"
 # DuckDB writes a fraction as it stands if it is not tiny, does not end with 0 and has 15 digits at
 # most: the shortest text of a double is that of its decimal then (IEEE 754, DBL_DIG).
 _MAY_BE_REWRITTEN = (
-    r"(?:^|[:,\[ \t\r\n])(?:-?\d+(?:\.\d+)?[eE]|-?\d+\.\d*0(?:[^\d]|$)|-?\d[\d.]{15}|-?0\.000|-0)"
+    r"(?:^|[:,\[ \t\r\n])(?:-?\d+(?:\.\d+)?[eE]|-?\d+\.\d*0(?:[^\d]|$)"
+    r"|-?\d+\.\d{8}|-?\d{8,}\.|-?0\.000|-0)"
 )
 _TOKENS = rf'("(?:[^"\\]|\\.)*")|({_REWRITTEN})'
-_NOT_BLANK = r"regexp_matches(text, '[^ \t\r\n]')"
+NOT_BLANK = r"regexp_matches(text, '[^ \t\r\n]')"
 _MARKS = [f"\\u00{code:02d}" for code in (*range(1, 8), *range(10, 20))]  # no other way to write
 
 
@@ -50,10 +52,14 @@ class Rows:
     Attributes:
         connection: The staging file.
         columns: The keys met so far, in order of their first appearance.
+        taken: Names that no key may have.
+        value: Says by what expression a key's value lands, given its text's; None to leave it out.
     """
 
     connection: duckdb.DuckDBPyConnection
     columns: dict[str, str] = field(default_factory=dict)
+    taken: Sequence[str] = PLACE
+    value: Callable[[str, str], str | None] = lambda key, text: text
 
     def land(
         self, table: pa.Table, name: str, *, mark: str = ""
@@ -61,7 +67,8 @@ class Rows:
         """Lands some rows.
 
         Args:
-            table: ``line`` (BIGINT) and ``text`` (large_string): a text of JSON each, or blank.
+            table: ``line`` (BIGINT) and ``text`` (large_string): a text of JSON each, or blank;
+                further columns are columns of ``arrived`` too.
             name: The file's name.
             mark: The mark of numbers, if they have one already; then every text is JSON.
 
@@ -72,19 +79,20 @@ class Rows:
         Raises:
             DataError: There are two keys that differ by case only.
         """
-        with self._registered(table), _room(self.connection, table.nbytes):
+        with self._registered(table), room(self.connection, table.nbytes):
             refused = self._refused(checked=bool(mark), mark=mark)
         table = without(table, refused)
-        with self._registered(table), _room(self.connection, table.nbytes):
+        with self._registered(table), room(self.connection, table.nbytes):
             shapes = self._shapes()
             if bad := [keys for keys, _ in shapes if _fault_of(keys)]:
                 refused += self._misnamed(bad, mark)
                 shapes = [(keys, line) for keys, line in shapes if keys not in bad]
         table = without(table, refused)
         keys = list(dict.fromkeys(key for shape, _ in shapes for key in shape))
+        keys = [key for key in keys if self.value(key, "") is not None]
         self._add(keys, name)
-        with self._registered(table), _room(self.connection, table.nbytes):
-            self._insert(keys, name, mark or _free_mark(table))
+        with self._registered(table), room(self.connection, table.nbytes):
+            self._insert(keys, name, mark, table)
         return keys, refused
 
     @contextmanager
@@ -101,7 +109,7 @@ class Rows:
         found = self.connection.execute(
             f"SELECT line, {_unmarked('text', mark) if mark else 'text'}, {is_object},"
             f" {'true' if checked else texts.is_json('text')}"
-            f" FROM piece WHERE {_NOT_BLANK} AND NOT ({condition}) ORDER BY line"
+            f" FROM piece WHERE {NOT_BLANK} AND NOT ({condition}) ORDER BY line"
         ).fetchall()
         return [
             Refused(
@@ -117,13 +125,13 @@ class Rows:
     def _shapes(self) -> list[tuple[list[str], int]]:
         return self.connection.execute(
             "SELECT json_keys(text) AS keys, min(line) AS line FROM piece"
-            f" WHERE {_NOT_BLANK} GROUP BY keys ORDER BY line"
+            f" WHERE {NOT_BLANK} GROUP BY keys ORDER BY line"
         ).fetchall()
 
     def _misnamed(self, shapes: list[list[str]], mark: str) -> list[Refused]:
         found = self.connection.execute(
             f"SELECT line, {_unmarked('text', mark) if mark else 'text'}, json_keys(text)"
-            f" FROM piece WHERE {_NOT_BLANK} AND json_keys(text) IN (SELECT unnest(?))"
+            f" FROM piece WHERE {NOT_BLANK} AND json_keys(text) IN (SELECT unnest(?))"
             " ORDER BY line",
             [shapes],
         ).fetchall()
@@ -131,21 +139,26 @@ class Rows:
 
     def _add(self, keys: Iterable[str], name: str) -> None:
         new = [key for key in keys if key not in self.columns]
-        add_columns(self.connection, self.columns, dict.fromkeys(new, "VARCHAR"), name)
+        types = dict.fromkeys(new, "VARCHAR")
+        add_columns(self.connection, self.columns, types, name, taken=self.taken)
 
-    def _insert(self, keys: list[str], name: str, mark: str) -> None:
+    def _insert(self, keys: list[str], name: str, mark: str, table: pa.Table) -> None:
         pointers = ", ".join(literal(_pointer(key)) for key in keys)
         values = f"json_extract_string(text, [{pointers}])" if keys else "NULL"
-        rewritten = f"regexp_matches(text, '{_MAY_BE_REWRITTEN}')"
-        text = f"CASE WHEN {rewritten} THEN {marked('text', mark)} ELSE text END"
+        text = "text"
+        if not mark:
+            mark = free_mark(table)
+            text = marked_if_needed("text", mark)
+        others = table.column_names[2:]
         columns = "".join(
-            f", {_value(f'v[{number}]', mark)} AS {identifier(key)}"
+            f", {self.value(key, _value(f'v[{number}]', mark))} AS {identifier(key)}"
             for number, key in enumerate(keys, 1)
         )
         self.connection.execute(
-            f"INSERT INTO arrived BY NAME SELECT {literal(name)} AS _file, line AS _line{columns}"
-            f" FROM (SELECT line, {values} AS v FROM (SELECT line, {text} AS text FROM piece"
-            f" WHERE {_NOT_BLANK}))"
+            f"INSERT INTO arrived BY NAME SELECT {literal(name)} AS _file, line AS _line"
+            f"{''.join(f', {other}' for other in others)}{columns}"
+            f" FROM (SELECT * EXCLUDE (text), {values} AS v"
+            f" FROM (SELECT * REPLACE ({text} AS text) FROM piece WHERE {NOT_BLANK}))"
         )
 
 
@@ -154,11 +167,13 @@ def add_columns(
     columns: dict[str, str],
     new: dict[str, str],
     name: str,
+    *,
+    taken: Sequence[str] = PLACE,
 ) -> None:
     """Adds columns to ``arrived``.
 
     Raises:
-        DataError: Two names differ by case only, one is pyops's own, or there are too many.
+        DataError: Two names differ by case only, one is taken by pyops, or there are too many.
     """
     known = {column.lower(): column for column in columns}
     for column in new:
@@ -168,7 +183,7 @@ def add_columns(
                 f"{name}: {other!r} and {column!r} differ by case only; a table has room for one",
                 hint="rename one of them where the file is written",
             )
-        if column.lower() in {"_file", "_line", "_load_id", "_loaded_at", "_fault"}:
+        if column.lower() in taken:
             raise DataError(
                 f"{name}: {column!r} is the name of a column of pyops's own",
                 hint="rename it where the file is written",
@@ -202,7 +217,7 @@ def land_document(rows: Rows, path: Path, name: str) -> tuple[list[str], list[Re
         return [], [Refused(1, escaped(data), fault)]
     text = data.decode()
     connection = rows.connection
-    with _room(connection, size):
+    with room(connection, size):
         valid = connection.execute(
             f"SELECT {texts.is_json('t')} FROM (SELECT ? AS t)", [text]
         ).fetchall()[0][0]
@@ -238,7 +253,7 @@ def _parts(table: pa.Table) -> Iterator[pa.Table]:
 
 
 @contextmanager
-def _room(connection: duckdb.DuckDBPyConnection, size: int) -> Iterator[None]:
+def room(connection: duckdb.DuckDBPyConnection, size: int) -> Iterator[None]:
     """Lets DuckDB take what parsing one long text needs: many times its size."""
     if size <= PIECE * 2:
         yield
@@ -262,6 +277,12 @@ def marked(text: str, mark: str) -> str:
     return f"replace({opened}, E'\\x02', '\"')"
 
 
+def marked_if_needed(text: str, mark: str) -> str:
+    """The same, for texts of which few have such numbers."""
+    rewritten = f"regexp_matches({text}, '{_MAY_BE_REWRITTEN}')"
+    return f"CASE WHEN {rewritten} THEN {marked(text, mark)} ELSE {text} END"
+
+
 def _unmarked(value: str, mark: str) -> str:
     escaped_mark = literal('"' + mark.replace("\\", "\\\\") + '([^"]*)"')
     return f"regexp_replace({value}, {escaped_mark}, '\\1', 'g')"
@@ -277,7 +298,8 @@ def _value(value: str, mark: str) -> str:
     )
 
 
-def _free_mark(table: pa.Table) -> str:
+def free_mark(table: pa.Table) -> str:
+    """A mark for numbers that is in none of the texts of a piece."""
     for mark in _candidates():
         found = pc.any(pc.match_substring(table["text"], mark)).as_py()
         if not found:
