@@ -357,8 +357,8 @@ class _Job:
         """
         if self.publications.look() != dict(self.offset.publications):
             raise OperationError(
-                f"{self.source}: a publication was dropped and made again: changes between are"
-                " missing",
+                f"{self.source}: a publication was altered, or was dropped and made again: changes"
+                " between may be missing",
                 hint=f"pyops slot drop {self.source}, then pyops cdc {self.source}, copies all"
                 " tables anew",
             )

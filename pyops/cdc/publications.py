@@ -50,18 +50,20 @@ FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2
 """
+# What was altered and altered back was another publication meanwhile: xmin tells, the oid does not.
 _PUBLICATIONS = """
-SELECT pubname::text, oid::bigint, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot
-FROM pg_publication WHERE pubname = ANY ($1::text::text[])
+SELECT pubname::text, p.xmin::text::bigint, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot
+FROM pg_publication AS p WHERE pubname = ANY ($1::text::text[])
 """
 _MEMBERS = """
-SELECT c.oid::bigint, coalesce(r.oid, 0)::bigint, t.pubname::text,
+SELECT c.oid::bigint, coalesce(r.oid, s.oid, 0)::bigint, t.pubname::text,
     array_to_json(t.attnames)::text, t.rowfilter
 FROM pg_publication_tables AS t
 JOIN pg_publication AS p ON p.pubname = t.pubname
 JOIN pg_namespace AS n ON n.nspname = t.schemaname
 JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
 LEFT JOIN pg_publication_rel AS r ON r.prpubid = p.oid AND r.prrelid = c.oid
+LEFT JOIN pg_publication_namespace AS s ON s.pnpubid = p.oid AND s.pnnspid = n.oid
 WHERE t.pubname = ANY ($1::text::text[])
 """
 
@@ -207,14 +209,14 @@ class Publications:
         )
 
     def look(self) -> dict[str, int]:
-        """The oid of each publication by name.
+        """The version of each publication by name, which whatever is done to it changes.
 
         Raises:
             OperationError: One is not there, or does not publish what it must.
         """
         found = {
-            name: (oid, operations, via_root)
-            for name, oid, *operations, via_root in self.session.query(
+            name: (version, operations, via_root)
+            for name, version, *operations, via_root in self.session.query(
                 _PUBLICATIONS, _array(self.names)
             )
         }

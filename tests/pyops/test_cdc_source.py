@@ -68,6 +68,12 @@ def _recreate_slot(sql: Sql) -> None:
             "was dropped and made again",
         ),
         (f"ALTER PUBLICATION {SLOT} SET (publish = 'insert')", "was altered"),
+        (
+            f"ALTER PUBLICATION {SLOT} SET (publish = 'insert');"
+            f" ALTER PUBLICATION {SLOT} SET (publish = 'insert, update, delete, truncate')",
+            "was altered",
+        ),
+        (f"ALTER PUBLICATION {SLOT} SET (publish_generated_columns = none)", "was altered"),
         (f"ALTER PUBLICATION {SLOT} DROP TABLE t", "is not in the publication any more"),
         (
             f"ALTER PUBLICATION {SLOT} DROP TABLE t; ALTER PUBLICATION {SLOT} ADD TABLE t",
@@ -349,6 +355,52 @@ def test_a_named_publication_must_publish_what_is_needed(lab: Lab, sql: Sql) -> 
     lab.capture(hidden, **named)
     assert ops(lab, "t") == "rrc"
     assert current(lab, "t") == [{"id": 1}, {"id": 2}, {"id": 3}]
+
+
+@pytest.mark.usefixtures("table")
+@pytest.mark.parametrize(
+    ("meanwhile", "said"),
+    [
+        (
+            "ALTER PUBLICATION ours DROP TABLES IN SCHEMA public; INSERT INTO t VALUES (3, 'c');"
+            " ALTER PUBLICATION ours ADD TABLES IN SCHEMA public",
+            "left the publication and joined it again",
+        ),
+        (
+            "ALTER PUBLICATION ours DROP TABLES IN SCHEMA public; INSERT INTO t VALUES (3, 'c');"
+            " ALTER PUBLICATION ours ADD TABLE t",
+            "left the publication and joined it again",
+        ),
+    ],
+    ids=["the same schema", "the table alone"],
+)
+def test_a_schema_that_left_its_publication_and_came_back_is_noticed(
+    lab: Lab, sql: Sql, meanwhile: str, said: str
+) -> None:
+    """Behaviour 17: its tables are in no publication of their own."""
+    sql("CREATE PUBLICATION ours FOR TABLES IN SCHEMA public WITH (publish_via_partition_root)")
+    lab.capture(CDC, publication="ours")
+    for statement in meanwhile.split("; "):
+        sql(statement)
+    _fails(lab, CDC, said, "pyops snapshot src.t", publication="ours")
+    assert snapshot(lab.configure(CDC, publication="ours"), "t").error is None
+    assert [tuple(row.values()) for row in current(lab, "t")] == at_source(lab.dsn, "t", "id, v")
+
+
+def test_a_named_publication_that_loses_generated_columns_is_noticed(lab: Lab, sql: Sql) -> None:
+    """Behaviour 17: they are no row of it, and would be taken for columns that were dropped."""
+    sql(
+        "CREATE TABLE t (id integer PRIMARY KEY, twice integer GENERATED ALWAYS AS (id * 2) STORED)"
+    )
+    options = "WITH (publish_via_partition_root, publish_generated_columns = {})"
+    sql(f"CREATE PUBLICATION ours FOR TABLE t {options.format('stored')}")
+    named: dict[str, Any] = {"publication": "ours"}
+    lab.capture(CDC, **named)
+    sql("INSERT INTO t VALUES (1)")
+    sql("ALTER PUBLICATION ours SET (publish_generated_columns = none)")
+    sql("INSERT INTO t VALUES (2)")
+    _fails(lab, CDC, "was altered", "pyops slot drop src", **named)
+    assert ops(lab, "t") == ""
 
 
 @pytest.mark.usefixtures("table")
