@@ -21,6 +21,9 @@ from pyops.sql import identifier, literal
 # piece is big, so that this is seldom.
 MESSAGES = 1_000_000
 _BATCH_BYTES = 8 << 20
+# Transactions beyond it are written to the source's disk while they are decoded, and read again; by
+# default 64MB. The manual (19.4.1 Memory) calls it safe to set far above work_mem.
+_DECODING_MEMORY = "256MB"
 _LOCK = "hashtext('pyops cdc'), hashtext($1)"
 
 
@@ -202,6 +205,11 @@ def peek(
     Returns:
         Batches with one column, a message a row; about ``MESSAGES`` of them, whole transactions.
     """
+    session.query(
+        "SELECT set_config(name, $1, false) FROM pg_settings"
+        " WHERE name = 'logical_decoding_work_mem' AND source = 'default'",
+        _DECODING_MEMORY,
+    )
     names = ",".join(identifier(publication) for publication in publications)
     options = f"'proto_version', '1', 'publication_names', {literal(names)}"
     _, batches = session.read(

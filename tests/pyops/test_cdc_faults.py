@@ -315,6 +315,13 @@ def test_a_transaction_of_a_million_rows_needs_little_memory(lab: Lab, sql: Sql)
         (1_000_000, 1)
     ]
     assert int(done.stdout) < 512 << 10, "kilobytes"
+    spilled = "SELECT spill_txns FROM pg_stat_replication_slots WHERE slot_name = 'pyops_src'"
+    assert sql(spilled) == [(0,)], "nothing was put on the source's disk"
+    [(database,)] = sql("SELECT current_database()::text")
+    sql(f"ALTER DATABASE {database} SET logical_decoding_work_mem = '64kB'")
+    sql("UPDATE t SET v = 0 WHERE id <= 10000")
+    lab.capture(CDC)
+    assert sql(spilled) != [(0,)], "who has set less is heeded"
 
 
 def test_a_slot_that_the_server_gave_up_stops_the_run(own_server: Server, tmp_path: Path) -> None:

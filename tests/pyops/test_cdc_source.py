@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from pyops import slots
+from pyops.cdc.slot import Slot, look_at_server, look_at_slot
 from pyops.demo.server import Server
 from pyops.errors import OperationError, PyopsError, TransientError, UsageError
 from pyops.replication import Capture, capture, snapshot
+from pyops.stage import Stage
 from tests.pyops.change_log import at_source, current, ops
 from tests.pyops.conftest import Connect, Lab, Sql, execute
 
@@ -213,31 +218,63 @@ def test_two_runs_at_once_are_refused_also_between_two_pieces(
 
 
 @pytest.mark.usefixtures("table")
-def test_a_stranger_on_the_slot_is_named(lab: Lab, sql: Sql) -> None:
-    """Behaviour 30: so is any other reader, by its process."""
+def test_a_stranger_on_the_slot_is_named(
+    lab: Lab, sql: Sql, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviour 30: any other reader is, by its process; also one that came after a look."""
     lab.capture(CDC)
-    started = threading.Event()
+    sql("INSERT INTO t VALUES (3, 'c')")
+    before = look_at_slot
+    stranger = subprocess.Popen(
+        [
+            *(server.bin_path / "pg_recvlogical", "-d", lab.dsn, "--slot", SLOT, "--start"),
+            *("-o", "proto_version=1", "-o", f"publication_names={SLOT}", "--file", os.devnull),
+            *("--status-interval", "0"),
+        ]
+    )
+    active = "SELECT active_pid FROM pg_replication_slots WHERE active"
+    try:
+        _until(sql, f"SELECT count(*) FROM ({active}) AS s")
+        [(pid,)] = sql(active)
+        _fails(lab, CDC, f"in use by the source's process {pid}", "wait until it has ended")
+        assert f"process {pid} reads" in slots.slot_status(lab.configure(CDC))[0].held_back_by[0]
+        with monkeypatch.context() as patch:
 
-    def read() -> None:
-        started.set()
-        statement = (
-            "SELECT count(*) FROM pg_logical_slot_peek_binary_changes("
-            f"'{SLOT}', NULL, NULL, 'proto_version', '1', 'publication_names', '{SLOT}')"
-            " CROSS JOIN pg_sleep(0)"
-        )
-        for _ in range(300):
-            try:
-                execute(lab.dsn, statement)
-            except Exception:
-                return
+            def unused(*arguments: Any) -> Slot | None:
+                slot = before(*arguments)
+                return slot and replace(slot, active_pid=None)
 
-    thread = threading.Thread(target=read)
-    thread.start()
-    started.wait()
-    errors = [capture(lab.configure(CDC))[0].error for _ in range(20)]
-    thread.join()
-    said = [str(error) for error in errors if error]
-    assert all("process" in text or "is active for PID" in text for text in said), said
+            patch.setattr("pyops.replication.look_at_slot", unused)
+            _fails(lab, CDC, f"is active for PID {pid}", "")
+        with pytest.raises(PyopsError, match=f"is active for PID {pid}"):
+            slots.drop(lab.configure(CDC), "src")
+    finally:
+        stranger.kill()
+        stranger.wait()
+    _until(sql, f"SELECT count(*) = 0 FROM ({active}) AS s")
+    lab.capture(CDC)
+    assert ops(lab, "t") == "rrc"
+
+
+@pytest.mark.usefixtures("table")
+def test_timeouts_of_the_source_end_no_run(
+    lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviour 30: least of all that of the session that holds the lock and does nothing else."""
+    [(database,)] = sql("SELECT current_database()::text")
+    for name in ("idle_session", "transaction", "statement", "idle_in_transaction_session"):
+        sql(f"ALTER DATABASE {database} SET {name}_timeout = '100ms'")
+    create = Stage.create
+
+    def slowly(*arguments: Any) -> Stage:
+        time.sleep(0.3)
+        return create(*arguments)
+
+    monkeypatch.setattr(Stage, "create", slowly)
+    lab.capture(CDC)
+    sql("INSERT INTO t VALUES (3, 'c')")
+    lab.capture(CDC)
+    assert ops(lab, "t") == "rrc"
 
 
 def test_a_keyless_table_never_breaks_the_source(lab: Lab, sql: Sql) -> None:
@@ -543,10 +580,6 @@ def test_a_server_that_keeps_no_changes_is_refused(
     lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """wal_level, version, and standbys: each with what to change there."""
-    from dataclasses import replace
-
-    from pyops.cdc.slot import look_at_server
-
     sql("CREATE TABLE t (id integer PRIMARY KEY)")
     for change, said in (
         ({"wal_level": "replica"}, "wal_level is replica"),
