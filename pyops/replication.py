@@ -243,6 +243,7 @@ class _Job:
             self.offset, self.captured = self._start(state.offset, server), {}
         self._check_publications(but=self.anew)
         self._leave()
+        self._miss_logs()
         self._copy(self._join())
         self._stream()
 
@@ -385,6 +386,14 @@ class _Job:
             members = self.publications.members()
             self.publications.leave([oid for oid in members if oid not in wanted | broken])
 
+    def _miss_logs(self) -> None:
+        """Lets go of tables whose log is not there, so that they are copied into a new one."""
+        for table, state in self.warehouse.states(self.tables).items():
+            if table.name in self.captured and not state.columns:
+                log = ".".join(table.target)
+                self.listener.note(f"{table}: {log} is not there: the table is copied anew")
+                self._forget([table.name])
+
     def _forget(self, names: list[str]) -> None:
         with self.warehouse.opened() as connection:
             forget_tables(connection, catalog_of(connection), self.source, names)
@@ -464,8 +473,15 @@ class _Job:
                 " transaction_timestamp() AT TIME ZONE 'UTC'"
             )[0]
             for table, recreated in tables:
+                self.current = self._run_of(table)
                 facts = self.facts[table]
-                member = members[facts.oid]
+                if (member := members.get(facts.oid)) is None:
+                    gone = OperationError(
+                        f"{table} left its publication, or was dropped, before it could be copied",
+                        hint="look whether it is there; the next run copies it",
+                    )
+                    self._fail(self.current, gone, table)
+                    continue
                 captured = Captured(
                     table.name,
                     self.offset.generation,
@@ -477,7 +493,6 @@ class _Job:
                     self.offset.lsn - 1,
                     handoff,
                 )
-                self.current = self._run_of(table)
                 part = Part(table, {}, "", "", (), captured, now, recreated)
                 try:
                     with session.savepoint():

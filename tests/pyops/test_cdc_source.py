@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pyops import slots
-from pyops.cdc.slot import Slot, look_at_server, look_at_slot
+from pyops.cdc.slot import Slot, await_transactions, look_at_server, look_at_slot
 from pyops.demo.server import Server
 from pyops.errors import OperationError, PyopsError, TransientError, UsageError
 from pyops.replication import Capture, capture, snapshot
@@ -328,6 +328,7 @@ def test_every_replica_identity_lands(lab: Lab, sql: Sql, identity: str, expecte
         ("DROP TABLE t; CREATE VIEW t AS SELECT 1 AS id", {}, "PostgreSQL has no changes of it"),
         ("DROP TABLE t", {}, "there is no table public.t"),
         ("SELECT 1", {"mask": ["vv"]}, "there is no column vv at the source"),
+        ("DROP TABLE t; CREATE TABLE t ()", {}, "no column is left to land"),
     ],
 )
 def test_what_would_break_the_source_is_refused_before_anything_is_made(
@@ -438,6 +439,60 @@ def test_a_named_publication_that_loses_generated_columns_is_noticed(lab: Lab, s
     sql("INSERT INTO t VALUES (2)")
     _fails(lab, CDC, "was altered", "pyops slot drop src", **named)
     assert ops(lab, "t") == ""
+
+
+def test_what_one_of_several_publications_lets_pass_is_copied_too(lab: Lab, sql: Sql) -> None:
+    """Behaviour 15: copy and stream follow PostgreSQL, which joins their row filters by OR."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v text)")
+    sql("INSERT INTO t SELECT n, 'a' FROM generate_series(1, 9) AS n WHERE n <> 5")
+    filters = {"low": "WHERE (id < 3)", "high": "WHERE (id > 7)", "all_of_it": ""}
+    for name, where in filters.items():
+        sql(f"CREATE PUBLICATION {name} FOR TABLE t {where} WITH (publish_via_partition_root)")
+    sql("INSERT INTO t SELECT n, 'a' FROM generate_series(11, 12) AS n")
+    lab.capture(CDC, publication=["high", "low"])
+    assert [row["id"] for row in current(lab, "t")] == [1, 2, 8, 9, 11, 12]
+    sql("INSERT INTO t VALUES (0, 'b'), (5, 'b'), (13, 'b')")
+    lab.capture(CDC, publication=["high", "low"])
+    assert ops(lab, "t") == "rrrrrrcc"
+    sql("ALTER PUBLICATION low DROP TABLE t")
+    _fails(lab, CDC, "left the publication", "snapshot", publication=["high", "low"])
+    slots.drop(lab.configure(CDC, publication=["high", "low"]), "src")
+    lab.capture(CDC, publication=["all_of_it", "high"])
+    assert [tuple(row.values()) for row in current(lab, "t")] == at_source(lab.dsn, "t", "id, v")
+
+
+@pytest.mark.usefixtures("table")
+def test_a_log_that_is_not_there_is_begun_anew_with_a_copy(lab: Lab, sql: Sql) -> None:
+    """Behaviour 17: dropped by hand, or under another name now: what came before is no less."""
+    sql("CREATE TABLE other (id integer PRIMARY KEY)")
+    tables = CDC | {"other": {"mode": "cdc"}}
+    lab.capture(tables)
+    lab.write("DROP TABLE raw.t__changes")
+    sql("INSERT INTO t VALUES (3, 'c')")
+    sql("INSERT INTO other VALUES (1)")
+    lab.capture(tables)
+    assert (ops(lab, "t"), ops(lab, "other")) == ("rrr", "c")
+    lab.capture(tables | {"t": {"mode": "cdc", "target": "raw.moved"}})
+    sql("DELETE FROM t WHERE id = 1")
+    lab.capture(tables | {"t": {"mode": "cdc", "target": "raw.moved"}})
+    assert (ops(lab, "moved"), ops(lab, "t"), ops(lab, "other")) == ("rrrd", "rrr", "c")
+
+
+@pytest.mark.usefixtures("table")
+def test_a_table_that_is_dropped_before_its_copy_leaves_the_others_alone(
+    lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sql("CREATE TABLE gone (id integer PRIMARY KEY)")
+    tables = {"gone": {"mode": "cdc"}} | CDC
+
+    def drop_meanwhile(*arguments: Any, **options: Any) -> None:
+        sql("DROP TABLE gone")
+        await_transactions(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyops.replication.await_transactions", drop_meanwhile)
+        _fails(lab, tables, "src.gone left its publication, or was dropped", "next run copies it")
+    assert ops(lab, "t") == "rr"
 
 
 @pytest.mark.usefixtures("table")
@@ -619,9 +674,18 @@ def test_usage_errors_say_what_is_configured(lab: Lab, sql: Sql) -> None:
         ({"max_dead_letter_rate": 0.5}, "no max_dead_letter_rate"),
         ({"cursor": "id"}, "mean nothing to mode cdc"),
         ({"write": "merge"}, "cannot write by merge"),
+        ({"target": "raw."}, "target is a schema and a table"),
+        ({"target": "Pyops.runs"}, "schema pyops holds what pyops notes"),
     ):
         with pytest.raises(UsageError, match=said):
             lab.configure({"t": {"mode": "cdc"} | wrong})
+    for source, said in (
+        ({"slot": "Our-Slot"}, "slot: is no name of a slot"),
+        ({"publication": ["ours", ""]}, "publication: has a name that is empty"),
+        ({"publication": "ü" * 32}, "longer than 63 bytes"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            lab.configure(CDC, **source)
 
 
 def test_errors_of_one_table_leave_the_others_alone(lab: Lab, sql: Sql) -> None:
