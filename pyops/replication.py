@@ -388,9 +388,12 @@ class _Job:
 
     def _miss_logs(self) -> None:
         """Lets go of tables whose log is not there, so that they are copied into a new one."""
-        for table, state in self.warehouse.states(self.tables).items():
-            if table.name in self.captured and not state.columns:
-                log = ".".join(table.target)
+        with self.warehouse.opened(read_only=True) as connection:
+            query = "SELECT schema_name, table_name FROM duckdb_tables()"
+            there = {".".join(names).lower() for names in connection.execute(query).fetchall()}
+        for table in self.tables:
+            log = ".".join(table.target)
+            if table.name in self.captured and log.lower() not in there:
                 self.listener.note(f"{table}: {log} is not there: the table is copied anew")
                 self._forget([table.name])
 
