@@ -341,12 +341,19 @@ class _Job:
                 f" ({lsn_text(slot.confirmed or 0)} > {lsn_text(offset.lsn)}): it was made anew, or"
                 " something else has read it, and changes between are missing"
             )
+        if server.timeline != offset.timeline and slot.confirmed < offset.lsn:
+            raise stop(
+                f"it failed over, or was restored: its timeline is {server.timeline}, and was"
+                f" {offset.timeline}; what was landed behind {lsn_text(slot.confirmed)} may have"
+                " been lost there, and be other changes now"
+            )
         if server.flushed < offset.lsn:
             raise stop(
                 f"the source's log ends before what was landed ({lsn_text(server.flushed)} <"
                 f" {lsn_text(offset.lsn)}): it was restored, or failed over to a standby that"
                 " lacked something"
             )
+        self.offset = replace(offset, timeline=server.timeline)
 
     # The tables
 

@@ -97,10 +97,15 @@ def look_at_server(session: Session) -> Server:
         " FROM pg_roles WHERE rolname = current_user"
     )[0]
     flushed = "pg_last_wal_replay_lsn()" if is_standby else "pg_current_wal_flush_lsn()"
+    # That of the last checkpoint would be the old one for a while after a failover.
+    timeline_now = (
+        "(SELECT timeline_id FROM pg_control_checkpoint())"
+        if is_standby
+        else "('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::integer"
+    )
     system_id, timeline, position, now = session.query(
-        "SELECT s.system_identifier::text, c.timeline_id,"
-        f" {_bytes(flushed)}, clock_timestamp() AT TIME ZONE 'UTC'"
-        " FROM pg_control_system() AS s, pg_control_checkpoint() AS c"
+        f"SELECT s.system_identifier::text, {timeline_now},"
+        f" {_bytes(flushed)}, clock_timestamp() AT TIME ZONE 'UTC' FROM pg_control_system() AS s"
     )[0]
     return Server(version, wal_level, system_id, timeline, is_standby, position, now, may)
 
