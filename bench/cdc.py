@@ -1,5 +1,7 @@
 """Changes: `pyops cdc` beside `pg_recvlogical` of the same changes to nowhere.
 
+Then the same rows in one transaction beside many, and few changes onto logs of two sizes.
+
 Usage: python -m bench.cdc [--scale N] [--rounds N]
 """
 
@@ -110,8 +112,8 @@ class Bench:
             ]
         )
 
-    def measure(self, changes: int, rounds: int) -> list[list[str]]:
-        """Both ways side by side, round by round."""
+    def measure(self, changes: int, rounds: int) -> tuple[Figures, Figures]:
+        """Both ways, `pg_recvlogical` first, side by side, round by round."""
         received, pyops = Figures(), Figures()
         for number in range(rounds + 1):
             floor = self.received()
@@ -124,11 +126,7 @@ class Bench:
                 received.seconds.append(floor.seconds)
                 pyops.seconds.append(child.seconds)
                 pyops.peak_mb.append(child.peak_mb)
-        ratio = median(pyops.seconds) / median(received.seconds)
-        return [
-            ["pg_recvlogical to nowhere", spread(received.seconds), "1.00", "-"],
-            ["pyops cdc", spread(pyops.seconds), f"{ratio:.2f}", f"{max(pyops.peak_mb):.0f}"],
-        ]
+        return received, pyops
 
 
 def main() -> None:
@@ -139,7 +137,7 @@ def main() -> None:
     with temporary_folder() as folder, running_server(folder) as server:
         bench = Bench(server, folder)
         _mixed(bench, options.scale, options.rounds)
-        _one_transaction(bench, options.scale * 20, options.rounds)
+        _by_transactions(bench, options.scale * 20, options.rounds)
         _onto_a_log(bench, options.rounds)
 
 
@@ -163,17 +161,39 @@ def _mixed(bench: Bench, scale: int, rounds: int) -> None:
         for first in range(0, scale, batch)
     ]
     psql(bench.server, *statements)
-    rows = bench.measure(11 * scale, rounds)
+    received, pyops = bench.measure(11 * scale, rounds)
+    ratio = median(pyops.seconds) / median(received.seconds)
     print(f"\n{11 * scale:,} changes of 9 columns; median of {rounds} (smallest to largest)\n")
-    print_table(["", "seconds", "x pg_recvlogical", "peak MB"], rows)
+    print_table(
+        ["", "seconds", "x pg_recvlogical", "peak MB"],
+        [
+            ["pg_recvlogical to nowhere", spread(received.seconds), "1.00", "-"],
+            ["pyops cdc", spread(pyops.seconds), f"{ratio:.2f}", f"{max(pyops.peak_mb):.0f}"],
+        ],
+    )
 
 
-def _one_transaction(bench: Bench, rows: int, rounds: int) -> None:
-    bench.keep()
-    psql(bench.server, _ROWS.format(first=10**9, last=10**9 + rows - 1))
-    found = bench.measure(rows, rounds)
-    print(f"\none transaction of {rows:,} rows\n")
-    print_table(["", "seconds", "x pg_recvlogical", "peak MB"], found)
+def _by_transactions(bench: Bench, rows: int, rounds: int) -> None:
+    """As many inserted rows in a thousand transactions, and in one."""
+    found = []
+    for number, transactions in enumerate((1000, 1)):
+        bench.keep()
+        size = rows // transactions
+        firsts = range((number + 1) * 10**9, (number + 1) * 10**9 + rows, size)
+        psql(bench.server, *(_ROWS.format(first=n, last=n + size - 1) for n in firsts))
+        say(f"{rows:,} rows in {transactions:,} transactions")
+        received, pyops = bench.measure(rows, rounds)
+        found.append(
+            [
+                *(f"{transactions:,}", spread(received.seconds), spread(pyops.seconds)),
+                f"{median(pyops.seconds) / median(received.seconds):.2f}",
+                f"{median(pyops.seconds) / rows * 1e6:.2f}",
+                f"{max(pyops.peak_mb):.0f}",
+            ]
+        )
+    print(f"\n{rows:,} rows inserted, in one transaction and in many\n")
+    head = ["transactions", "pg_recvlogical, seconds", "pyops cdc, seconds"]
+    print_table([*head, "x pg_recvlogical", "microseconds a row", "peak MB"], found)
 
 
 def _onto_a_log(bench: Bench, rounds: int) -> None:

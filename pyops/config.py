@@ -273,8 +273,10 @@ class TableConfig(_Section):
             )
         if self.mode == "cdc" and "max_dead_letter_rate" in self.model_fields_set:
             yield "mode cdc has no max_dead_letter_rate: no change may hold the others back"
-        if self.target is not None and len(self.target.split(".")) != 2:
+        if self.target is not None and not re.fullmatch(r"[^.]+\.[^.]+", self.target):
             yield "target is a schema and a table, like raw.orders"
+        elif self.target is not None and self.target.lower().startswith("pyops."):
+            yield "schema pyops holds what pyops notes for itself: choose another for target"
 
     @property
     def _ordering_columns(self) -> set[str]:
@@ -341,10 +343,24 @@ class PostgresSource(_Section):
     type: Literal["postgres"]
     dsn: str = Field(repr=False)
     mask_salt: str = Field("", repr=False)
-    slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] | None = None
+    slot: str | None = None
     publication: Names = ()
     fail_if_lag: Size | None = None
     tables: dict[str, PostgresTable]
+
+    @field_validator("slot")
+    @classmethod
+    def _is_a_slots_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch("[a-z0-9_]{1,63}", name):
+            raise ValueError("is no name of a slot: a-z, 0-9 and _ are allowed, 63 of them at most")
+        return name
+
+    @field_validator("publication")
+    @classmethod
+    def _has_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(0 < len(name.encode()) < 64 for name in names):
+            raise ValueError("has a name that is empty, or longer than 63 bytes")
+        return names
 
 
 def _checked(types: dict[str, str], check: Callable[[str], str]) -> dict[str, str]:

@@ -277,6 +277,7 @@ class _Job:
             self.offset, self.captured = self._start(state.offset, server), {}
         self._check_publications(but=self.anew)
         self._leave()
+        self._miss_logs()
         self._copy(self._join())
         self._stream()
 
@@ -374,12 +375,19 @@ class _Job:
                 f" ({lsn_text(slot.confirmed or 0)} > {lsn_text(offset.lsn)}): it was made anew, or"
                 " something else has read it, and changes between are missing"
             )
+        if server.timeline != offset.timeline and slot.confirmed < offset.lsn:
+            raise stop(
+                f"it failed over, or was restored: its timeline is {server.timeline}, and was"
+                f" {offset.timeline}; what was landed behind {lsn_text(slot.confirmed)} may have"
+                " been lost there, and be other changes now"
+            )
         if server.flushed < offset.lsn:
             raise stop(
                 f"the source's log ends before what was landed ({lsn_text(server.flushed)} <"
                 f" {lsn_text(offset.lsn)}): it was restored, or failed over to a standby that"
                 " lacked something"
             )
+        self.offset = replace(offset, timeline=server.timeline)
 
     # The tables
 
@@ -391,8 +399,8 @@ class _Job:
         """
         if self.publications.look() != dict(self.offset.publications):
             raise OperationError(
-                f"{self.source}: a publication was dropped and made again: changes between are"
-                " missing",
+                f"{self.source}: a publication was altered, or was dropped and made again: changes"
+                " between may be missing",
                 hint=f"pyops slot drop {self.source}, then pyops cdc {self.source}, copies all"
                 " tables anew",
             )
@@ -418,6 +426,17 @@ class _Job:
             broken = {known.relation_oid for known in self.captured.values()}
             members = self.publications.members()
             self.publications.leave([oid for oid in members if oid not in wanted | broken])
+
+    def _miss_logs(self) -> None:
+        """Lets go of tables whose log is not there, so that they are copied into a new one."""
+        with self.warehouse.opened(read_only=True) as connection:
+            query = "SELECT schema_name, table_name FROM duckdb_tables()"
+            there = {".".join(names).lower() for names in connection.execute(query).fetchall()}
+        for table in self.tables:
+            log = ".".join(table.target)
+            if table.name in self.captured and log.lower() not in there:
+                self.listener.note(f"{table}: {log} is not there: the table is copied anew")
+                self._forget([table.name])
 
     def _forget(self, names: list[str]) -> None:
         with self.warehouse.opened() as connection:
@@ -498,8 +517,15 @@ class _Job:
                 " transaction_timestamp() AT TIME ZONE 'UTC'"
             )[0]
             for table, recreated in tables:
+                self.current = self._run_of(table)
                 facts = self.facts[table]
-                member = members[facts.oid]
+                if (member := members.get(facts.oid)) is None:
+                    gone = OperationError(
+                        f"{table} left its publication, or was dropped, before it could be copied",
+                        hint="look whether it is there; the next run copies it",
+                    )
+                    self._fail(self.current, gone, table)
+                    continue
                 captured = Captured(
                     table.name,
                     self.offset.generation,
@@ -511,7 +537,6 @@ class _Job:
                     self.offset.lsn - 1,
                     handoff,
                 )
-                self.current = self._run_of(table)
                 part = Part(table, {}, "", "", (), captured, now, recreated)
                 try:
                     with session.savepoint():

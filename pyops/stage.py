@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 
 from pyops.ahead import Ahead
-from pyops.errors import DataError, PyopsError, TransientError
+from pyops.errors import DataError, OperationError, PyopsError, TransientError
 from pyops.interrupt import interruptible, interruptions
 from pyops.runs import Run
 from pyops.sql import columns as listed
@@ -27,10 +27,10 @@ from pyops.sql import identifier, literal
 from pyops.types import Landing
 from pyops.warehouse import explained
 
-_LEAST = 160_000_000
+# Enough for what is not read from a database; more would only be kept, not used.
+_LEAST_MEMORY = 160_000_000
 _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
-    # Enough for what is not read from a database; more would only be kept, not used.
-    "memory_limit": f"{_LEAST}B",
+    "memory_limit": f"{_LEAST_MEMORY}B",
     # Each fills row groups of its own, so memory would follow the number of cores.
     "threads": 2,
     "preserve_insertion_order": False,
@@ -41,6 +41,7 @@ _MEMORY = 80_000_000
 _MEMORY_OF_COLUMN = 2_000_000
 _ROWS_AT_ONCE = 2048
 _COPIES = 3
+_MOST_COPIES = 20
 
 
 _T = TypeVar("_T")
@@ -66,6 +67,8 @@ class Stage:
     connection: duckdb.DuckDBPyConnection
     columns: dict[str, str] = field(default_factory=dict)
     kept: bool = False
+    _memory: int = _LEAST_MEMORY
+    _widths: dict[str, "_Width"] = field(default_factory=dict)
 
     @classmethod
     def create(cls, directory: Path, run: Run) -> Self:
@@ -174,8 +177,7 @@ class Stage:
         settings = self.connection.cursor()
 
         def make_room(width: int) -> None:
-            memory = _MEMORY + _MEMORY_OF_COLUMN * len(landings) + _COPIES * width
-            settings.execute(f"SET memory_limit = '{memory}B'")
+            settings.execute(f"SET memory_limit = '{_memory(len(landings), width)}B'")
 
         make_room(0)
         prefetched = _Prefetched(batches, progress, make_room)
@@ -226,6 +228,7 @@ class Stage:
         *,
         key: tuple[str, ...],
         where: str,
+        size: int,
     ) -> None:
         """Types further rows into a temporary table; what is wrong with a row is in ``_fault``.
 
@@ -235,20 +238,27 @@ class Stage:
             landings: How each column is landed, in the order of the table.
             key: Columns that describe a row in its dead letter.
             where: The DuckDB condition for the rows to take.
+            size: How many bytes they have.
 
         Raises:
             OperationError: The file cannot be written.
         """
+        width = self._widths.setdefault(table, _Width())
+        width.add(len(arrived), size)
+        self._allow(_memory(len(landings), width.widest))
         self.connection.register("arrived", arrived)
         try:
-            self.add_arrived(table, landings, key=key, where=where)
+            while True:
+                try:
+                    self.add_arrived(table, landings, key=key, where=where)
+                    break
+                except OperationError as error:  # the JSON of a dead letter takes many copies
+                    is_too_little = isinstance(error.__cause__, duckdb.OutOfMemoryException)
+                    if not is_too_little or self._memory > _MEMORY + _MOST_COPIES * size:
+                        raise
+                    self._allow(2 * self._memory)
         finally:
             self.connection.unregister("arrived")
-
-    def make_room(self, columns: int) -> None:
-        """Lets DuckDB take what rows of so many columns need."""
-        memory = _LEAST + _MEMORY_OF_COLUMN * columns
-        self.connection.execute(f"SET memory_limit = '{memory}B'")
 
     def add_arrived(
         self, table: str, landings: Mapping[str, Landing], *, key: tuple[str, ...], where: str
@@ -258,6 +268,16 @@ class Stage:
         select = typed(landings, key, required=False, where=where)
         self._execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} AS {select} LIMIT 0")
         self._execute(f"INSERT INTO {name} {select}")
+
+    def make_room(self, columns: int) -> None:
+        """Lets DuckDB take what rows of so many columns need."""
+        self._allow(_LEAST_MEMORY + _MEMORY_OF_COLUMN * columns)
+
+    def _allow(self, memory: int) -> None:
+        """Lets DuckDB have so many bytes, if it has not."""
+        if memory > self._memory:
+            self._execute(f"SET memory_limit = '{memory}B'")
+            self._memory = memory
 
     def _sort_out_faults(self) -> None:
         self._execute(
@@ -467,6 +487,32 @@ def _json(values: Mapping[str, str]) -> str:
     return f"to_json({_struct(values)})::VARCHAR" if values else "NULL::VARCHAR"
 
 
+def _memory(columns: int, width: int) -> int:
+    """The bytes DuckDB needs for so many columns, and rows at once that have so many bytes."""
+    return _MEMORY + _MEMORY_OF_COLUMN * columns + _COPIES * width
+
+
+class _Width:
+    """How many bytes the widest rows have that DuckDB takes at once."""
+
+    def __init__(self) -> None:
+        self.widest = 0
+        self._recent: deque[tuple[int, int]] = deque()  # rows and bytes of the last parts
+        self._rows = self._size = 0
+
+    def add(self, rows: int, size: int) -> bool:
+        """Looks at the next rows; returns whether they are wider than any before."""
+        self._recent.append((rows, size))
+        self._rows, self._size = self._rows + rows, self._size + size
+        while self._rows - self._recent[0][0] >= _ROWS_AT_ONCE:
+            first = self._recent.popleft()
+            self._rows, self._size = self._rows - first[0], self._size - first[1]
+        width = self._size * _ROWS_AT_ONCE // max(self._rows, _ROWS_AT_ONCE)
+        is_wider = width > self.widest
+        self.widest = max(self.widest, width)
+        return is_wider
+
+
 class _Prefetched(Ahead[pa.RecordBatch]):
     """Batches that are read ahead, and counted.
 
@@ -487,17 +533,10 @@ class _Prefetched(Ahead[pa.RecordBatch]):
         self._widened = widened
 
     def _measured(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        recent: deque[tuple[int, int]] = deque()  # rows and bytes of the last batches
-        rows = size = widest = 0
+        width = _Width()
         for batch in batches:
-            recent.append((batch.num_rows, batch.nbytes))
-            rows, size = rows + batch.num_rows, size + batch.nbytes
-            while rows - recent[0][0] >= _ROWS_AT_ONCE:
-                first = recent.popleft()
-                rows, size = rows - first[0], size - first[1]
-            width = size * _ROWS_AT_ONCE // max(rows, _ROWS_AT_ONCE)
-            if width > widest:
-                self._widened(widest := width)
+            if width.add(batch.num_rows, batch.nbytes):
+                self._widened(width.widest)
             yield batch
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:

@@ -125,6 +125,7 @@ class Piece:
             version.landings,
             key=self.keys.get(version.table.name, ()),
             where=self._is_new(self.tables[relation.oid][1]),
+            size=changes.bytes,
         )
 
     def _version(self, relation: Relation) -> _Version:

@@ -81,6 +81,7 @@ class Changes:
         committed_at: When it was committed, naive UTC (timestamp[us]).
         unchanged: The names of columns that PostgreSQL did not send (list of string, never NULL).
         values: For each attribute the texts (string view); NULL for NULL and for what was not sent.
+        bytes: How long the texts are together.
     """
 
     relation: Relation
@@ -91,6 +92,7 @@ class Changes:
     committed_at: pa.Array
     unchanged: pa.Array
     values: tuple[pa.Array, ...]
+    bytes: int
 
 
 def lsn_text(position: int) -> str:
@@ -461,6 +463,7 @@ def _arrow(batch: _Batch, rows: _Rows, seq: Ints) -> Changes:
         pa.array(batch.times[number]).view(pa.timestamp("us")),
         _unchanged(rows),
         values,
+        sum(int(column.lengths.sum()) for column in rows.values),
     )
 
 

@@ -11,7 +11,7 @@ PostgreSQL manual: 29.1 Publication, CREATE PUBLICATION, 52.40-42 pg_publication
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyops.cdc.state import Captured
 from pyops.config import Project, Table, did_you_mean
@@ -50,18 +50,20 @@ FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2
 """
+# What was altered and altered back was another publication meanwhile: xmin tells, the oid does not.
 _PUBLICATIONS = """
-SELECT pubname::text, oid::bigint, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot
-FROM pg_publication WHERE pubname = ANY ($1::text::text[])
+SELECT pubname::text, p.xmin::text::bigint, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot
+FROM pg_publication AS p WHERE pubname = ANY ($1::text::text[])
 """
 _MEMBERS = """
-SELECT c.oid::bigint, coalesce(r.oid, 0)::bigint, t.pubname::text,
-    array_to_json(t.attnames)::text, t.rowfilter
+SELECT c.oid::bigint, coalesce(r.oid, s.oid, 0)::bigint, t.pubname::text,
+    coalesce(array_to_json(t.attnames)::text, '[]'), t.rowfilter
 FROM pg_publication_tables AS t
 JOIN pg_publication AS p ON p.pubname = t.pubname
 JOIN pg_namespace AS n ON n.nspname = t.schemaname
 JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
 LEFT JOIN pg_publication_rel AS r ON r.prpubid = p.oid AND r.prrelid = c.oid
+LEFT JOIN pg_publication_namespace AS s ON s.pnpubid = p.oid AND s.pnnspid = n.oid
 WHERE t.pubname = ANY ($1::text::text[])
 """
 
@@ -108,7 +110,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Member:
-    """A table in a publication: the oid of its row there, its columns and its row filter."""
+    """A table in a publication: the oid of its row there, its columns and its row filter.
+
+    In several publications, the oids are added: whichever it leaves, the sum is another.
+    """
 
     oid: int
     publication: str
@@ -183,6 +188,10 @@ class Publications:
                 f"{table}: PostgreSQL has no changes of it: it is no table with a log of its own",
                 hint="views, foreign and unlogged tables can be landed by mode full",
             )
+        if not self.columns(table, facts):
+            raise OperationError(
+                f"{table}: no column is left to land", hint="see columns and exclude"
+            )
         hidden = set(facts.columns) - set(self.columns(table, facts))
         if hidden and facts.identity == "f":
             raise OperationError(
@@ -207,14 +216,14 @@ class Publications:
         )
 
     def look(self) -> dict[str, int]:
-        """The oid of each publication by name.
+        """The version of each publication by name, which whatever is done to it changes.
 
         Raises:
             OperationError: One is not there, or does not publish what it must.
         """
         found = {
-            name: (oid, operations, via_root)
-            for name, oid, *operations, via_root in self.session.query(
+            name: (version, operations, via_root)
+            for name, version, *operations, via_root in self.session.query(
                 _PUBLICATIONS, _array(self.names)
             )
         }
@@ -235,12 +244,22 @@ class Publications:
         return {name: found[name][0] for name in self.names}
 
     def members(self) -> dict[int, Member]:
-        """The tables that are in the publications, by their oid."""
-        rows = self.session.query(_MEMBERS, _array(self.names))
-        return {
-            table: Member(oid, publication, tuple(json.loads(columns)), filter_)
-            for table, oid, publication, columns, filter_ in rows
-        }
+        """The tables that are in the publications, by their oid.
+
+        Of a table that is in several of them PostgreSQL sends what any of them lets pass.
+        """
+        members: dict[int, Member] = {}
+        for table, oid, publication, columns, filter_ in self.session.query(
+            _MEMBERS, _array(self.names)
+        ):
+            member = Member(oid, publication, tuple(json.loads(columns)), filter_)
+            if (other := members.get(table)) is not None:
+                both = None
+                if other.filter and member.filter:
+                    both = f"({other.filter}) OR ({member.filter})"
+                member = replace(member, oid=other.oid + oid, filter=both)
+            members[table] = member
+        return members
 
     def create(self) -> None:
         """Makes what is not there of our own publications, without a table.

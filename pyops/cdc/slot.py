@@ -21,6 +21,9 @@ from pyops.sql import identifier, literal
 # piece is big, so that this is seldom.
 MESSAGES = 1_000_000
 _BATCH_BYTES = 8 << 20
+# Transactions beyond it are written to the source's disk while they are decoded, and read again; by
+# default 64MB. The manual (19.4.1 Memory) calls it safe to set far above work_mem.
+_DECODING_MEMORY = "256MB"
 _LOCK = "hashtext('pyops cdc'), hashtext($1)"
 
 
@@ -94,10 +97,15 @@ def look_at_server(session: Session) -> Server:
         " FROM pg_roles WHERE rolname = current_user"
     )[0]
     flushed = "pg_last_wal_replay_lsn()" if is_standby else "pg_current_wal_flush_lsn()"
+    # That of the last checkpoint would be the old one for a while after a failover.
+    timeline_now = (
+        "(SELECT timeline_id FROM pg_control_checkpoint())"
+        if is_standby
+        else "('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::integer"
+    )
     system_id, timeline, position, now = session.query(
-        "SELECT s.system_identifier::text, c.timeline_id,"
-        f" {_bytes(flushed)}, clock_timestamp() AT TIME ZONE 'UTC'"
-        " FROM pg_control_system() AS s, pg_control_checkpoint() AS c"
+        f"SELECT s.system_identifier::text, {timeline_now},"
+        f" {_bytes(flushed)}, clock_timestamp() AT TIME ZONE 'UTC' FROM pg_control_system() AS s"
     )[0]
     return Server(version, wal_level, system_id, timeline, is_standby, position, now, may)
 
@@ -202,6 +210,11 @@ def peek(
     Returns:
         Batches with one column, a message a row; about ``MESSAGES`` of them, whole transactions.
     """
+    session.query(
+        "SELECT set_config(name, $1, false) FROM pg_settings"
+        " WHERE name = 'logical_decoding_work_mem' AND source = 'default'",
+        _DECODING_MEMORY,
+    )
     names = ",".join(identifier(publication) for publication in publications)
     options = f"'proto_version', '1', 'publication_names', {literal(names)}"
     _, batches = session.read(

@@ -23,7 +23,8 @@ class Offset:
         slot: The slot's name.
         system_id: The cluster's system identifier, which a new cluster does not share.
         timeline: Its timeline, which a failover or a restored backup changes.
-        publications: The oid of each publication by its name.
+        publications: The ``xmin`` of each publication's row by its name: one that is made again,
+            or altered, has another.
         lsn: Every transaction whose commit record is before it has been landed.
         committed_at: When the last of them was committed, naive UTC.
         caught_up_at: A time by the source's clock, naive UTC: what was committed until then has
@@ -51,7 +52,8 @@ class Captured:
         generation: That of the slot its snapshot belongs to.
         relation_oid: The table's oid at the source.
         membership_oid: The oid of its row in ``pg_publication_rel``, which changes with its column
-            list and whenever it leaves and joins a publication; 0 for a publication of all tables.
+            list and whenever it leaves and joins a publication; of its schema's row in
+            ``pg_publication_namespace``; 0 for a publication of all tables.
         columns: The columns that are published, those left out by the configuration not being so.
         snapshot: The ``pg_snapshot`` its rows were copied in.
         snapshot_lsn: The ``_lsn`` of those rows: after what was landed before, before what is next.

@@ -31,11 +31,16 @@ _SESSION = {
     "search_path": "pg_catalog",
     "xmloption": "content",
     "row_security": "off",  # a policy that hides rows is an error, not a smaller table
-    "statement_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
     "default_transaction_read_only": "on",
     "application_name": "pyops",
 }
+# What would end a long copy, or the session that holds a lock meanwhile; not every version has all.
+_NO_TIMEOUTS = """
+SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN (
+    'statement_timeout', 'transaction_timeout', 'idle_session_timeout',
+    'idle_in_transaction_session_timeout'
+)
+"""
 _BATCH_BYTES = 4 << 20
 
 _ATTRIBUTES = """
@@ -356,6 +361,7 @@ def connect(
                 hint="ALTER ROLE <user> SET quote_all_identifiers = off;",
             )
         session.set(_SESSION)
+        session.query(_NO_TIMEOUTS)
         if encoding == "SQL_ASCII":
             raise OperationError(
                 "the source's encoding is SQL_ASCII: nobody knows what its text means",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import duckdb
+
+from pyops.cdc.landing import Piece
+from pyops.cdc.state import Captured, Offset
 from pyops.replication import snapshot
 from tests.pyops.change_log import at_source, current, events, ops
 from tests.pyops.conftest import Connect, Lab, Sql
@@ -197,3 +201,19 @@ def test_texts_of_megabytes_land_whole(lab: Lab, sql: Sql) -> None:
     assert {(row[0], row[2]) for row in found if row[2]} == {(row[0], row[2]) for row in wanted}
     assert found[-1] == (0, -1, None, ["v"])
     assert len(found) == 63
+
+
+def test_transactions_are_told_apart_where_their_numbers_begin_anew() -> None:
+    """Behaviour 30a: the stream has 32 bits of them; a snapshot has 64, here of the third round."""
+    turn = 3 << 32
+    seen = f"{turn - 9}:{turn + 5}:{turn - 2},{turn + 3}"
+    captured = Captured("t", 1, 1, 1, ("id",), seen, snapshot_lsn=99, handoff_lsn=200)
+    offset = Offset("src", 1, "active", "slot", "", 1, lsn=100)
+    piece = Piece(None, {}, {}, offset, None, "")  # type: ignore[arg-type]
+    xids = [2**32 - 9, 2**32 - 2, 2**32 - 1, 3, 4, 5, 6]
+    events = [(lsn, xid) for lsn in (50, 150, 250) for xid in xids]
+    rows = ", ".join(map(str, events))
+    query = f"SELECT _lsn, _xid FROM (VALUES {rows}) AS t (_lsn, _xid) WHERE "
+    with duckdb.connect() as connection:
+        new = connection.execute(query + piece._is_new(captured)).fetchall()
+    assert new == [(150, xid) for xid in (2**32 - 2, 3, 5, 6)] + [(250, xid) for xid in xids]
