@@ -218,7 +218,7 @@ class _Events:
         for schema in pc.unique(rows["schema"]).to_pylist():
             is_its = pc.equal(rows["schema"], schema) if schema else pc.is_null(rows["schema"])
             refused += self._add(rows.filter(is_its), schema, file, mark)
-        files.refuse(connection, file, [self._shown(item) for item in refused])
+        files.refuse(connection, file, refused, config)
 
     @contextmanager
     def _registered(self, table: pa.Table) -> Iterator[None]:
@@ -256,13 +256,6 @@ class _Events:
                 add_columns(connection, self.rows.columns, new, file.name, taken=_TAKEN)
             self._numbers[schema] = self._versions.index(fields) if fields else 0
         return self._numbers[schema]
-
-    def _shown(self, refused: Refused) -> Refused:
-        """What a dead letter may show of a line: nothing, if the table hides columns."""
-        config = self.table.config
-        if config.mask or config.exclude or config.columns:
-            return replace(refused, payload=f"({len(refused.payload):,} characters, not kept)")
-        return refused
 
     def parts(self, names: Sequence[str]) -> list[Part]:
         """What was staged of these files, a part for each version, and one for the refused."""

@@ -9,8 +9,8 @@ from pyops.errors import OperationError
 from pyops.plan import Days
 from pyops.publication import Load
 from pyops.sources.files import File
-from pyops.sql import identifier, literal
-from pyops.types import Landing
+from pyops.sql import identifier
+from pyops.types import Landing, hashed
 from pyops.warehouse import TableState
 
 PLACE = {"_file": "VARCHAR", "_line": "BIGINT"}
@@ -103,8 +103,7 @@ def file_landings(
     for name, type_ in wanted.items():
         column = identifier(name)
         if name in config.mask:
-            salted = f"{literal(salt)} || {column}::VARCHAR"
-            landings[name] = Landing("VARCHAR", "", f"sha256({salted})")
+            landings[name] = hashed(f"{column}::VARCHAR", salt)
         elif type_ == "VARCHAR" and name in declared:
             landings[name] = texts.landing(name, declared[name])
         else:

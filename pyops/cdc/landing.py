@@ -26,7 +26,7 @@ from pyops.sources.postgres import Session
 from pyops.sql import columns as listed
 from pyops.sql import identifier, literal, qualified
 from pyops.stage import DEAD_LETTER, Stage
-from pyops.types import Landing, landing_of_text
+from pyops.types import Landing, hashed, landing_of_text
 from pyops.warehouse import BOOKKEEPING, Warehouse, insert_run, table_state
 
 Position = Callable[[duckdb.DuckDBPyConnection, int], None]  # given also the load's number
@@ -147,7 +147,7 @@ class Piece:
             taken.add(attribute.name.lower())
         types = self.catalog.types([(a.type_oid, a.modifier) for a in attributes])
         landings = {
-            a.name: _masked(a.name, self.salt)
+            a.name: hashed(identifier(a.name), self.salt)
             if a.name in config.mask
             else landing_of_text(a.name, type_)
             for a, type_ in zip(attributes, types, strict=True)
@@ -202,10 +202,6 @@ class Piece:
             )
             for version in self._versions.values()
         ]
-
-
-def _masked(name: str, salt: str) -> Landing:
-    return Landing("VARCHAR", "", f"sha256({literal(salt)} || {identifier(name)})")
 
 
 def append(

@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -25,7 +25,7 @@ from pyops.sources.parquet_rows import land_parquet
 from pyops.sql import identifier
 
 if TYPE_CHECKING:
-    from pyops.config import DebeziumTable, FilesTable
+    from pyops.config import DebeziumTable, FilesTable, TableConfig
     from pyops.plan import Days
 
 _BLOCK = 1 << 20
@@ -172,7 +172,7 @@ def arrive(
     for file in files:
         with reading(file, scratch) as path:
             keys, refused = _land(connection, columns, table, path, file)
-            refuse(connection, file, refused)
+            refuse(connection, file, refused, table)
             if day_column is not None and file.day is not None and day_column not in keys:
                 _fill_day(connection, columns, day_column, file)
     rows, refusals = connection.execute(
@@ -227,10 +227,20 @@ def _land(
     return list(keys), refused
 
 
-def refuse(connection: duckdb.DuckDBPyConnection, file: File, refused: list[Refused]) -> None:
-    """Adds what could not be parsed of a file to the table ``refused``."""
+def refuse(
+    connection: duckdb.DuckDBPyConnection, file: File, refused: list[Refused], table: TableConfig
+) -> None:
+    """Adds what could not be parsed of a file to the table ``refused``.
+
+    Where a table hides columns, what cannot be told apart from them is not kept.
+    """
     if not refused:
         return
+    if table.mask or table.exclude or table.columns:
+        refused = [
+            replace(item, payload=f"({len(item.payload):,} characters, not kept)")
+            for item in refused
+        ]
     found = pa.table(
         {
             "_file": [file.name] * len(refused),
