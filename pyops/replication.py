@@ -27,7 +27,15 @@ from pyops.cdc.slot import (
     look_at_slot,
     peek,
 )
-from pyops.cdc.state import Captured, Offset, State, forget_tables, read_state, store_offset
+from pyops.cdc.state import (
+    Captured,
+    Offset,
+    State,
+    forget_tables,
+    read_state,
+    store_keys,
+    store_offset,
+)
 from pyops.config import PostgresSource, Project, Table
 from pyops.errors import OperationError, PyopsError, SchemaChangeError, TransientError, UsageError
 from pyops.extraction import Listener, Silent
@@ -242,6 +250,9 @@ class _Job:
         else:
             self.offset, self.captured = self._start(state.offset, server), {}
         self._check_publications(but=self.anew)
+        keys = {table.name: self._key(table) for table in self.facts}
+        if not keys.items() <= state.keys.items():
+            store_keys(self.warehouse, self.source, keys)
         self._leave()
         self._copy(self._join())
         self._stream()

@@ -197,7 +197,8 @@ class Piece:
 
 
 def _masked(name: str, salt: str) -> Landing:
-    return Landing("VARCHAR", "", f"sha256({literal(salt)} || {identifier(name)})")
+    hashed = f"sha256({literal(salt)} || {identifier(name)})"
+    return Landing("VARCHAR", "", hashed, "", hashed)
 
 
 def append(

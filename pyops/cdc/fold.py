@@ -1,0 +1,148 @@
+"""Folding a change log: which events say what a row holds, and where a value is that was not sent.
+
+A *life* of a key begins with an ``r`` or ``c`` and ends with a ``d`` or a ``t``. A value that was
+not sent is the last one that was within the life; where a ``c`` lacks one, its row had another key
+before, and the life goes on in that of the ``d`` right before it. Everything is done by DuckDB in
+temporary tables of bare numbers, which may spill; only rows that are rewritten are read whole.
+
+Each statement works on ``temp.events``, a row for each event: ``n``, its number in the log's order;
+``life``, the number of the event its life begins with; ``is_last``, whether its key has no later
+one; ``is_partial``, whether something was not sent.
+"""
+
+from collections.abc import Sequence
+
+import duckdb
+
+from pyops.sql import identifier, literal
+
+_IDENTITY = "_generation, _lsn, _seq"
+_EVENTS = """
+CREATE OR REPLACE TEMP TABLE events AS
+WITH numbered AS (
+    SELECT
+        row_number() OVER place AS n, sum((_op = 't')::INTEGER) OVER place AS _segment,
+        _generation, _lsn, _seq, _op, len(_unchanged) > 0 AS is_partial, {keys}
+    FROM {log}
+    WHERE {where}
+    WINDOW place AS (ORDER BY _generation, _lsn, _seq)
+)
+SELECT
+    n, _generation, _lsn, _seq, _op, is_partial,
+    {has_key} AS has_key,
+    coalesce(
+        greatest(
+            max(CASE WHEN _op IN ('r', 'c') THEN n END) OVER upto,
+            max(CASE WHEN _op = 'd' THEN n END) OVER before
+        ),
+        min(n) OVER upto
+    ) AS life,
+    lead(n) OVER same IS NULL AS is_last
+FROM numbered
+WHERE _op <> 't'
+WINDOW
+    same AS (PARTITION BY _segment, {names} ORDER BY n),
+    upto AS (PARTITION BY _segment, {names} ORDER BY n ROWS UNBOUNDED PRECEDING),
+    before AS (
+        PARTITION BY _segment, {names} ORDER BY n
+        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    )
+"""
+# A key that was changed: the `c` of the new one, and the `d` of the old one right before it.
+MOVES = """
+    temp.events AS c JOIN temp.events AS d
+    ON d.n = c.n - 1 AND d._op = 'd' AND c._op = 'c' AND c.is_partial
+    AND d._generation = c._generation AND d._lsn = c._lsn AND d._seq = c._seq - 1
+"""
+_ORIGINS = """
+CREATE OR REPLACE TEMP TABLE origins AS
+WITH RECURSIVE moves AS MATERIALIZED (SELECT c.life AS life, d.life AS earlier FROM {moves}),
+lives AS (
+    SELECT n AS root, picked.life
+    FROM temp.picked AS picked JOIN temp.events AS events USING (n)
+    WHERE events.is_partial
+    UNION ALL
+    SELECT lives.root, moves.earlier FROM lives JOIN moves USING (life)
+)
+SELECT root, {origins}
+FROM lives JOIN temp.events AS events USING (life) JOIN {log} AS log USING ({identity})
+WHERE events._op <> 'd'
+GROUP BY root
+"""
+_REWRITTEN = """
+CREATE OR REPLACE TEMP TABLE rewritten AS
+SELECT log.* REPLACE ({values})
+FROM temp.picked AS picked
+JOIN temp.events AS events USING (n)
+JOIN {log} AS log USING ({identity})
+"""
+_ORIGIN = """
+LEFT JOIN temp.events AS e{n} ON e{n}.n = origins.from_{n}
+LEFT JOIN {log} AS log{n} ON log{n}._generation = e{n}._generation
+    AND log{n}._lsn = e{n}._lsn AND log{n}._seq = e{n}._seq
+"""
+
+
+def number_events(
+    connection: duckdb.DuckDBPyConnection,
+    log: str,
+    key: Sequence[str],
+    *,
+    where: str = "true",
+) -> None:
+    """Makes ``temp.events`` of the events of a log.
+
+    Args:
+        connection: Has the log.
+        log: The log's qualified name.
+        key: The columns that identify a row.
+        where: The condition for the events to take; they are to go on without a gap.
+    """
+    names = [f"_key{n}" for n in range(len(key))]
+    connection.execute(
+        _EVENTS.format(
+            log=log,
+            where=where,
+            keys=", ".join(f"{identifier(k)} AS {n}" for k, n in zip(key, names, strict=True)),
+            names=", ".join(names),
+            has_key=" AND ".join(f"{name} IS NOT NULL" for name in names),
+        )
+    )
+
+
+def rewrite(
+    connection: duckdb.DuckDBPyConnection, log: str, picked: str, *, op: str = "log._op"
+) -> int:
+    """Makes ``temp.rewritten``: rows of the log with every value that they were not sent.
+
+    Args:
+        connection: Has the log and ``temp.events``.
+        log: The log's qualified name.
+        picked: The SELECT of the rows: ``n``, and the ``life`` to look for values in first.
+        op: The expression of their ``_op``.
+
+    Returns:
+        How many there are.
+    """
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE picked AS {picked}")
+    lacking = connection.execute(
+        "SELECT DISTINCT unnest(_unchanged) AS name FROM temp.picked JOIN temp.events USING (n)"
+        f" JOIN {log} USING ({_IDENTITY}) WHERE is_partial ORDER BY name"
+    ).fetchall()
+    origins, values, joins = [], [f"{op} AS _op", "[]::VARCHAR[] AS _unchanged"], ""
+    for number, (name,) in enumerate(lacking):
+        was_not_sent = f"list_contains(log._unchanged, {literal(name)})"
+        column = identifier(name)
+        origins.append(f"max(n) FILTER (NOT {was_not_sent}) AS from_{number}")
+        values.append(
+            f"CASE WHEN {was_not_sent} THEN log{number}.{column} ELSE log.{column} END AS {column}"
+        )
+        joins += _ORIGIN.format(n=number, log=log)
+    if origins:
+        connection.execute(
+            _ORIGINS.format(moves=MOVES, log=log, identity=_IDENTITY, origins=", ".join(origins))
+        )
+        joins = f" LEFT JOIN temp.origins AS origins ON origins.root = picked.n{joins}"
+    statement = _REWRITTEN.format(log=log, identity=_IDENTITY, values=", ".join(values)) + joins
+    row = connection.execute(statement).fetchone()
+    return int(row[0]) if row else 0
