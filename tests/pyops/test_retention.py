@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import tempfile
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,6 +92,73 @@ def test_any_traffic_compacted_anywhere_ends_in_the_source(
     compact(project, now=later())
     assert set(ops(lab, table)) <= {"r"}
     assert [event.row for event in sorted(events(lab, table), key=lambda e: e.row["id"])] == rows
+
+
+EVENT = st.tuples(
+    st.sampled_from(["upsert"] * 8 + ["move"] * 6 + ["delete", "truncate"]),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sets(st.sampled_from(["a", "b"])),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    statements=st.lists(EVENT, min_size=10, max_size=40),
+    size=st.integers(1, 5),
+    cut=st.integers(0, 20),
+)
+def test_any_log_folded_anywhere_says_the_same(statements: Any, size: int, cut: int) -> None:
+    """As above, on logs that are made up: far more keys that change, and values that are not sent.
+
+    Each value is a number of its own, so that none can be taken for another.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        lab = Lab(Path(folder), "postgresql://nowhere.invalid/")
+        lab.configure({"t": {**KEPT["t"], "retention": "0s", "primary_key": "id"}})
+        lab.write(
+            "CREATE SCHEMA raw; CREATE TABLE raw.t__changes (id INTEGER, a INTEGER, b INTEGER,"
+            " _op VARCHAR, _generation INTEGER, _lsn BIGINT, _seq BIGINT, _xid BIGINT,"
+            " _committed_at TIMESTAMP, _unchanged VARCHAR[], _load_id BIGINT,"
+            " _loaded_at TIMESTAMP)"
+        )
+        rows = [
+            f"({key or 'NULL'}, {a or 'NULL'}, {b or 'NULL'}, '{op}', 1, {lsn}, {seq}, {lsn},"
+            f" TIMESTAMP '2020-01-01' + INTERVAL {lsn} DAY, {sorted(unsent)}::VARCHAR[], 1, now())"
+            for op, key, a, b, unsent, lsn, seq in made_up(statements, size)
+        ]
+        lab.write(f"INSERT INTO raw.t__changes VALUES {', '.join([*rows, KEYLESS_TRUNCATION])}")
+        now = datetime(2020, 1, 1) + timedelta(days=cut)
+        assert folded(lab, now=now).rows_after == len(events(lab, "t"))
+        assert folded(lab).rows_after == len(current(lab, "t"))
+
+
+KEYLESS_TRUNCATION = (
+    "(NULL, NULL, NULL, 't', 1, -1, 0, 0, TIMESTAMP '2019-01-01', []::VARCHAR[], 1, now())"
+)
+
+
+def made_up(statements: Any, size: int) -> Iterator[tuple[Any, ...]]:
+    """The events of traffic on a table: op, key, a, b, what was not sent, position and place."""
+    alive: set[int] = set()
+    value = itertools.count(1)
+    for number, (name, key, other, unsent) in enumerate(statements):
+        lsn, seq = number // size, number % size * 2
+        a, b = (None if column in unsent else next(value) for column in "ab")
+        if name == "truncate":
+            alive.clear()
+            yield "t", None, None, None, set(), lsn, seq
+        elif key not in alive:
+            alive.add(key)
+            yield "c", key, next(value), next(value), set(), lsn, seq
+        elif name == "upsert":
+            yield "u", key, a, b, unsent, lsn, seq
+        else:
+            alive.remove(key)
+            yield "d", key, None, None, set(), lsn, seq
+            if name == "move" and other not in alive:
+                alive.add(other)
+                yield "c", other, a, b, unsent, lsn, seq + 1
 
 
 @pytest.mark.usefixtures("table")
