@@ -64,10 +64,10 @@ lives AS (
     UNION ALL
     SELECT lives.root, moves.earlier FROM lives JOIN moves USING (life)
 )
-SELECT root, {origins}
+SELECT lives.root, {origins}
 FROM lives JOIN temp.events AS events USING (life) JOIN {log} AS log USING ({identity})
 WHERE events._op <> 'd'
-GROUP BY root
+GROUP BY lives.root
 """
 _REWRITTEN = """
 CREATE OR REPLACE TEMP TABLE rewritten AS
@@ -126,14 +126,15 @@ def rewrite(
     """
     connection.execute(f"CREATE OR REPLACE TEMP TABLE picked AS {picked}")
     lacking = connection.execute(
-        "SELECT DISTINCT unnest(_unchanged) AS name FROM temp.picked JOIN temp.events USING (n)"
-        f" JOIN {log} USING ({_IDENTITY}) WHERE is_partial ORDER BY name"
+        "SELECT DISTINCT unnest(log._unchanged) FROM temp.picked AS picked"
+        " JOIN temp.events AS events USING (n)"
+        f" JOIN {log} AS log USING ({_IDENTITY}) WHERE events.is_partial ORDER BY 1"
     ).fetchall()
     origins, values, joins = [], [f"{op} AS _op", "[]::VARCHAR[] AS _unchanged"], ""
     for number, (name,) in enumerate(lacking):
         was_not_sent = f"list_contains(log._unchanged, {literal(name)})"
         column = identifier(name)
-        origins.append(f"max(n) FILTER (NOT {was_not_sent}) AS from_{number}")
+        origins.append(f"max(events.n) FILTER (NOT {was_not_sent}) AS from_{number}")
         values.append(
             f"CASE WHEN {was_not_sent} THEN log{number}.{column} ELSE log.{column} END AS {column}"
         )
