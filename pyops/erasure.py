@@ -11,7 +11,7 @@ from pathlib import Path
 
 import duckdb
 
-from pyops.cdc.fold import MOVES, number_events, rewrite
+from pyops.cdc.fold import MOVES, insert_rewritten, number_events, rewrite
 from pyops.cdc.state import log_key
 from pyops.config import Project, Table
 from pyops.errors import OperationError, PyopsError, TransientError, UsageError
@@ -370,7 +370,7 @@ class _Erasing:
             f"DELETE FROM {log} WHERE (_generation, _lsn, _seq) IN"
             " (SELECT (_generation, _lsn, _seq) FROM temp.rewritten)"
         )
-        self.connection.execute(f"INSERT INTO {log} BY NAME FROM temp.rewritten")
+        insert_rewritten(self.connection, log)
 
     def _rebuild(self) -> tuple[str, tuple[str, ...]]:
         """The dbt command for what was made of the table and is not purged; and what it cannot do.

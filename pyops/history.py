@@ -13,7 +13,7 @@ from pyops.runs import Run, ended
 from pyops.stage import Stage, discard, sweep
 from pyops.warehouse import BOOKKEEPING, Warehouse, catalog_of
 
-_MEMORY = "SET memory_limit = '400MB'"  # what needs more of it spills
+_MEMORY = "SET memory_limit = '300MB'"  # what needs more of it spills
 _HASTE = 0.5  # seconds: a run that failed has waited for the warehouse already, or is being stopped
 
 

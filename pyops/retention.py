@@ -10,7 +10,7 @@ from datetime import datetime
 
 import duckdb
 
-from pyops.cdc.fold import number_events, rewrite
+from pyops.cdc.fold import insert_rewritten, number_events, rewrite
 from pyops.cdc.state import log_key, store_compacted
 from pyops.config import Project, Table
 from pyops.errors import OperationError, PyopsError, UsageError
@@ -169,7 +169,7 @@ class _Folding:
             f"DELETE FROM {self.log} WHERE {self.old} AND (_generation, _lsn, _seq) NOT IN"
             " (SELECT (_generation, _lsn, _seq) FROM temp.events WHERE is_last AND _op = 'r')"
         )
-        self._row(f"INSERT INTO {self.log} BY NAME FROM temp.rewritten")
+        insert_rewritten(self.connection, self.log)
         if position:
             store_compacted(self.connection, self.catalog, self.table, self.key, position)
         self._row(

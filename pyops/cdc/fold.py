@@ -69,17 +69,29 @@ FROM lives JOIN temp.events AS events USING (life) JOIN {log} AS log USING ({ide
 WHERE events._op <> 'd'
 GROUP BY lives.root
 """
-_REWRITTEN = """
+_PICKED_ROWS = """
 CREATE OR REPLACE TEMP TABLE rewritten AS
-SELECT log.* REPLACE ({values})
+SELECT log.* REPLACE ({op} AS _op)
 FROM temp.picked AS picked
 JOIN temp.events AS events USING (n)
 JOIN {log} AS log USING ({identity})
 """
-_ORIGIN = """
-LEFT JOIN temp.events AS e{n} ON e{n}.n = origins.from_{n}
-LEFT JOIN {log} AS log{n} ON log{n}._generation = e{n}._generation
-    AND log{n}._lsn = e{n}._lsn AND log{n}._seq = e{n}._seq
+_VALUES = """
+CREATE OR REPLACE TEMP TABLE found AS
+SELECT root._generation, root._lsn, root._seq, log.{column} AS value
+FROM temp.origins AS origins
+JOIN temp.events AS root ON root.n = origins.root
+JOIN temp.events AS origin ON origin.n = origins.{origin}
+JOIN {log} AS log ON log._generation = origin._generation
+    AND log._lsn = origin._lsn AND log._seq = origin._seq
+"""
+_COMPLETED = """
+CREATE OR REPLACE TEMP TABLE rewritten AS
+SELECT rewritten.* REPLACE (
+    CASE WHEN list_contains(rewritten._unchanged, {name}) THEN found.value
+    ELSE rewritten.{column} END AS {column}
+)
+FROM temp.rewritten AS rewritten LEFT JOIN temp.found AS found USING ({identity})
 """
 
 
@@ -130,20 +142,25 @@ def rewrite(
         " JOIN temp.events AS events USING (n)"
         f" JOIN {log} AS log USING ({_IDENTITY}) WHERE events.is_partial ORDER BY 1"
     ).fetchall()
-    origins, values, joins = [], [f"{op} AS _op", "[]::VARCHAR[] AS _unchanged"], ""
-    for number, (name,) in enumerate(lacking):
-        was_not_sent = f"list_contains(log._unchanged, {literal(name)})"
-        column = identifier(name)
-        origins.append(f"max(events.n) FILTER (NOT {was_not_sent}) AS from_{number}")
-        values.append(
-            f"CASE WHEN {was_not_sent} THEN log{number}.{column} ELSE log.{column} END AS {column}"
+    row = connection.execute(_PICKED_ROWS.format(log=log, identity=_IDENTITY, op=op)).fetchone()
+    if lacking:
+        origins = ", ".join(
+            f"max(events.n) FILTER (NOT list_contains(log._unchanged, {literal(name)})) AS from_{n}"
+            for n, (name,) in enumerate(lacking)
         )
-        joins += _ORIGIN.format(n=number, log=log)
-    if origins:
         connection.execute(
-            _ORIGINS.format(moves=MOVES, log=log, identity=_IDENTITY, origins=", ".join(origins))
+            _ORIGINS.format(moves=MOVES, log=log, identity=_IDENTITY, origins=origins)
         )
-        joins = f" LEFT JOIN temp.origins AS origins ON origins.root = picked.n{joins}"
-    statement = _REWRITTEN.format(log=log, identity=_IDENTITY, values=", ".join(values)) + joins
-    row = connection.execute(statement).fetchone()
+    for number, (name,) in enumerate(lacking):  # one after the other: a join of wide rows at once
+        column = identifier(name)
+        connection.execute(_VALUES.format(log=log, column=column, origin=f"from_{number}"))
+        connection.execute(_COMPLETED.format(identity=_IDENTITY, name=literal(name), column=column))
     return int(row[0]) if row else 0
+
+
+def insert_rewritten(connection: duckdb.DuckDBPyConnection, log: str) -> None:
+    """Adds the rows of ``temp.rewritten`` to the log, with nothing that was not sent."""
+    connection.execute(
+        f"INSERT INTO {log} BY NAME SELECT * REPLACE ([]::VARCHAR[] AS _unchanged)"
+        " FROM temp.rewritten"
+    )
