@@ -11,7 +11,7 @@ from pathlib import Path
 
 import duckdb
 
-from pyops.cdc.fold import MOVES, insert_rewritten, number_events, rewrite
+from pyops.cdc.fold import MOVES, number_events
 from pyops.cdc.state import log_key
 from pyops.config import Project, Table
 from pyops.errors import OperationError, PyopsError, TransientError, UsageError
@@ -359,18 +359,16 @@ class _Erasing:
         )
         if not self._number(f"SELECT count(*) {following}"):
             return
-        number_events(self.connection, log, self.names)
-        rewrite(
-            self.connection,
-            log,
-            f"SELECT c.n, d.life FROM {MOVES} SEMI JOIN {gone} AS gone"
-            " ON d._generation = gone._generation AND d._lsn = gone._lsn AND d._seq = gone._seq",
+        fold = number_events(self.connection, log, self.names)
+        fold.rewrite(
+            f"SELECT c.n FROM {MOVES} SEMI JOIN {gone} AS gone"
+            " ON d._generation = gone._generation AND d._lsn = gone._lsn AND d._seq = gone._seq"
         )
         self.connection.execute(
             f"DELETE FROM {log} WHERE (_generation, _lsn, _seq) IN"
             " (SELECT (_generation, _lsn, _seq) FROM temp.rewritten)"
         )
-        insert_rewritten(self.connection, log)
+        fold.insert_rewritten()
 
     def _rebuild(self) -> tuple[str, tuple[str, ...]]:
         """The dbt command for what was made of the table and is not purged; and what it cannot do.

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import duckdb
 
-from pyops.cdc.fold import insert_rewritten, number_events, rewrite
+from pyops.cdc.fold import number_events
 from pyops.cdc.state import log_key, store_compacted
 from pyops.config import Project, Table
 from pyops.errors import OperationError, PyopsError, UsageError
@@ -163,13 +163,13 @@ class _Folding:
             f"SELECT _generation, _lsn FROM {self.log} WHERE {self.old}"
             " ORDER BY _generation DESC, _lsn DESC LIMIT 1"
         )
-        picked = f"SELECT n, life FROM temp.events WHERE {_SURVIVES} AND _op <> 'r'"
-        written = rewrite(self.connection, self.log, picked, op="'r'")
+        picked = f"SELECT n FROM temp.events WHERE {_SURVIVES} AND _op <> 'r'"
+        written = self.fold.rewrite(picked, op="'r'")
         (deleted,) = self._row(
             f"DELETE FROM {self.log} WHERE {self.old} AND (_generation, _lsn, _seq) NOT IN"
             " (SELECT (_generation, _lsn, _seq) FROM temp.events WHERE is_last AND _op = 'r')"
         )
-        insert_rewritten(self.connection, self.log)
+        self.fold.insert_rewritten()
         if position:
             store_compacted(self.connection, self.catalog, self.table, self.key, position)
         self._row(
@@ -226,7 +226,7 @@ class _Folding:
             " ORDER BY _generation DESC, _lsn DESC, _seq DESC LIMIT 1"
         ):
             where += f" AND (_generation, _lsn, _seq) > {truncation}"
-        number_events(self.connection, self.log, self.key, where=where)
+        self.fold = number_events(self.connection, self.log, self.key, where=where)
         (keyless,) = self._row("SELECT count(*) FROM temp.events WHERE NOT has_key")
         if keyless:
             raise OperationError(
