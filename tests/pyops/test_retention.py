@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -15,7 +14,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pyops import compact
-from pyops.config import Project as Configured
 from pyops.config import load
 from pyops.errors import OperationError, UsageError
 from pyops.replication import capture, snapshot
@@ -23,6 +21,7 @@ from pyops.retention import Compaction
 from pyops.runs import utc_now
 from tests.pyops.change_log import at_source, current, events, ops
 from tests.pyops.conftest import Connect, Lab, Sql
+from tests.pyops.dbt_runs import put_manifest
 from tests.pyops.test_cdc_traffic import _run, batches
 
 KEPT: dict[str, dict[str, Any]] = {"t": {"mode": "cdc", "retention": "1h"}}
@@ -52,7 +51,7 @@ def table(sql: Sql) -> None:
 
 
 @settings(
-    max_examples=10,
+    max_examples=4,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
@@ -101,7 +100,7 @@ EVENT = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     statements=st.lists(EVENT, min_size=10, max_size=40),
     size=st.integers(1, 5),
@@ -313,26 +312,6 @@ def test_a_table_without_a_retention_or_a_log_is_refused(lab: Lab) -> None:
 # What dbt has applied
 
 
-def manifest(lab: Lab, *nodes: tuple[str, str, str]) -> Configured:
-    """A dbt project of nodes: name, materialization, and what each reads (`log` or another)."""
-    log = {"schema": "RAW", "identifier": "T__changes"}
-    found = {
-        f"model.p.{name}": {
-            "name": name,
-            "alias": name,
-            "schema": "models",
-            "resource_type": "snapshot" if kind == "snapshot" else "model",
-            "config": {"materialized": kind},
-            "depends_on": {"nodes": ["source.p.log" if reads == "log" else f"model.p.{reads}"]},
-        }
-        for name, kind, reads in nodes
-    }
-    lab.put("dbt_project.yml", "name: p")
-    document = {"nodes": found, "sources": {"source.p.log": log}}
-    lab.put("target/manifest.json", json.dumps(document))
-    return load(lab.directory)
-
-
 @pytest.fixture
 def loads(lab: Lab, sql: Sql, table: None) -> None:
     """A log of three loads: 1 a copy of 4 rows, 2 an update of each, 3 another."""
@@ -346,7 +325,7 @@ def loads(lab: Lab, sql: Sql, table: None) -> None:
 def test_nothing_is_folded_before_all_that_remember_have_applied_it(lab: Lab) -> None:
     nodes = [("base", "view", "log"), ("mid", "table", "base"), ("inc", "incremental", "mid"),
              ("snap", "snapshot", "log"), ("mart", "incremental", "inc")]  # fmt: skip
-    manifest(lab, *nodes)
+    put_manifest(lab.directory, *((*node, {}) for node in nodes))
     lab.write("CREATE TABLE models.inc AS SELECT 1::BIGINT AS _load_id, 1 AS id")
     with pytest.raises(
         OperationError, match=r"models\.snap \(snapshot\) reads its log, and is not"
@@ -370,13 +349,13 @@ def test_nothing_is_folded_before_all_that_remember_have_applied_it(lab: Lab) ->
 
 @pytest.mark.usefixtures("loads")
 def test_tables_and_views_alone_hold_nothing_back(lab: Lab) -> None:
-    manifest(lab, ("base", "view", "log"), ("mart", "table", "base"))
+    put_manifest(lab.directory, ("base", "view", "log", {}), ("mart", "table", "base", {}))
     assert folded(lab).rows_after == 4
 
 
 @pytest.mark.usefixtures("loads")
 def test_a_manifest_that_is_not_there_or_none_stops_it(lab: Lab) -> None:
-    manifest(lab)
+    put_manifest(lab.directory)
     path = lab.directory / "target" / "manifest.json"
     for text in ("{", "[]", '{"nodes": {"a": {}}, "sources": {}}'):
         path.write_text(text)
