@@ -8,6 +8,7 @@ for item in extract(load(Path("."))):
 """
 
 from pyops.config import Project, Table, load
+from pyops.erasure import Erasure, erase
 from pyops.errors import (
     DataError,
     OperationError,
@@ -23,15 +24,18 @@ from pyops.pipeline import Summary, run
 from pyops.plan import Days
 from pyops.reconciliation import Reconciliation, reconcile
 from pyops.replication import Capture, capture, follow, snapshot
+from pyops.retention import Compaction, compact
 from pyops.runs import Run
 from pyops.slots import SlotStatus, slot_status
 from pyops.steps import publish, validate
 
 __all__ = [
     "Capture",
+    "Compaction",
     "DataError",
     "Days",
     "DeadLetter",
+    "Erasure",
     "Extraction",
     "Listener",
     "OperationError",
@@ -47,7 +51,9 @@ __all__ = [
     "TransientError",
     "UsageError",
     "capture",
+    "compact",
     "dead_letters",
+    "erase",
     "extract",
     "follow",
     "load",

@@ -29,6 +29,9 @@ ProjectDir = Annotated[
 ]
 ConfigFile = Annotated[str, typer.Option("--config", help="The configuration, in that folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done; write nothing anywhere.")
+]
 Sources = Annotated[
     list[str] | None, typer.Argument(help="Sources; all that have cdc tables if none.")
 ]
@@ -68,9 +71,7 @@ def extract(
     stage: Annotated[
         bool, typer.Option("--stage", help="Stop after staging; validate and publish go on.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done; write nothing anywhere.")
-    ] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
     project_dir: ProjectDir = Path(),
     config_file: ConfigFile = "pyops.yml",
@@ -208,6 +209,47 @@ def snapshot(
         done = copy(project, table, listener=terminal)
     print_captures([done], as_json=as_json)
     _exit(done.error.exit_code if done.error else 0)
+
+
+@app.command()
+def compact(
+    tables: Annotated[
+        list[str] | None, typer.Argument(help="cdc tables; all that have a retention if none.")
+    ] = None,
+    *,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """Fold changes older than a table's retention, and applied by dbt, into one row a key."""
+    from pyops.retention import compact as fold
+    from pyops.terminal import print_compactions
+
+    project = config.load(project_dir, config_file)
+    done = fold(project, tables or (), dry_run=dry_run)
+    print_compactions(done, as_json=as_json)
+    _exit(max((item.error.exit_code for item in done if item.error), default=0))
+
+
+@app.command()
+def erase(
+    table: Annotated[str, typer.Argument(help="The table, as source.table or table.")],
+    *,
+    key: Annotated[
+        list[str], typer.Option("--key", help="The key's value; once for each of its columns.")
+    ],
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    project_dir: ProjectDir = Path(),
+    config_file: ConfigFile = "pyops.yml",
+) -> None:
+    """Remove all that is kept of one key: in raw, dead letters, staging and dbt's tables."""
+    from pyops.erasure import erase as erase_key
+    from pyops.terminal import print_erasure
+
+    project = config.load(project_dir, config_file)
+    print_erasure(erase_key(project, table, key, dry_run=dry_run), as_json=as_json)
 
 
 slot = typer.Typer(help="Replication slots of the sources of changes.", no_args_is_help=True)

@@ -227,6 +227,7 @@ class TableConfig(_Section):
         mask: Columns that leave the source only as a hash.
         on_schema_change: ``evolve`` follows the source's columns, ``fail`` stops before reading.
         max_dead_letter_rate: Beyond this share of dead letters the load fails.
+        retention: How long a change log keeps single changes; ``compact`` folds older ones.
         gates: What staged rows must pass before they are published.
     """
 
@@ -240,6 +241,7 @@ class TableConfig(_Section):
     mask: Names = ()
     on_schema_change: Literal["evolve", "fail"] = "evolve"
     max_dead_letter_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
+    retention: Duration | None = None
     gates: Gates = Gates()
 
     @model_validator(mode="after")
@@ -273,6 +275,8 @@ class TableConfig(_Section):
             )
         if self.mode == "cdc" and "max_dead_letter_rate" in self.model_fields_set:
             yield "mode cdc has no max_dead_letter_rate: no change may hold the others back"
+        if self.mode != "cdc" and self.retention is not None:
+            yield f"mode {self.mode} has no log of changes: retention means nothing to it"
         if self.target is not None and not re.fullmatch(r"[^.]+\.[^.]+", self.target):
             yield "target is a schema and a table, like raw.orders"
         elif self.target is not None and self.target.lower().startswith("pyops."):

@@ -1,16 +1,19 @@
 """The history of runs: every run becomes a row, whatever became of it and of its process."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+
+import duckdb
 
 from pyops.errors import PyopsError
 from pyops.gates import GateResult
 from pyops.runs import Run, ended
-from pyops.stage import discard, sweep
-from pyops.warehouse import Warehouse
+from pyops.stage import Stage, discard, sweep
+from pyops.warehouse import BOOKKEEPING, Warehouse, catalog_of
 
+_MEMORY = "SET memory_limit = '300MB'"  # what needs more of it spills
 _HASTE = 0.5  # seconds: a run that failed has waited for the warehouse already, or is being stopped
 
 
@@ -48,6 +51,34 @@ class History:
         path = self.staging / f"{run.run_id}.duckdb"
         if path.exists():
             discard(self.staging, [path])
+
+    @contextmanager
+    def looking(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+        """The warehouse, read-only, and the quoted name of its catalog."""
+        with self._warehouse.opened(read_only=True) as connection:
+            connection.execute(_MEMORY)
+            yield connection, catalog_of(connection)
+
+    @contextmanager
+    def changing(self, run: Run) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+        """The warehouse inside one transaction, which is committed at the end.
+
+        A staging file tells of the run meanwhile, and holds what does not fit in memory.
+        """
+        with Stage.create(self.staging, run) as stage, self._warehouse.attached(stage.connection):
+            connection = stage.connection
+            connection.execute(_MEMORY)
+            connection.execute(BOOKKEEPING.format(catalog="warehouse"))
+            connection.execute("BEGIN")
+            try:
+                yield connection, "warehouse"
+                connection.execute("COMMIT")
+            except BaseException:
+                with suppress(duckdb.Error):  # a commit that failed has ended the transaction
+                    connection.execute("ROLLBACK")
+                raise
+            connection.execute("CHECKPOINT warehouse")
+            self._warehouse.mirror_letters(connection, "warehouse")
 
     def settle(self) -> None:
         """Records what earlier processes could not, and deletes what they left.

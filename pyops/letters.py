@@ -19,7 +19,7 @@ from pyops.gates import GateResult, dead_letter_rules
 from pyops.history import History
 from pyops.publication import Load, publish
 from pyops.runs import Run, ended
-from pyops.sql import identifier, literal, qualified
+from pyops.sql import identifier, json_pointer, literal, qualified
 from pyops.stage import Stage
 from pyops.types import Landing
 from pyops.warehouse import TableState, Warehouse, bookkeeping_exists, catalog_of
@@ -218,7 +218,7 @@ def _fill(stage: Stage, letters: Sequence[DeadLetter], table: Table, state: Tabl
         [[letter.letter_id, letter.payload] for letter in letters],
     )
     columns = ", ".join(
-        f"payload ->> {literal(_pointer(name))} AS {identifier(name)}" for name in types
+        f"payload ->> {literal(json_pointer(name))} AS {identifier(name)}" for name in types
     )
     connection.execute(f"CREATE TABLE arrived AS SELECT {columns}, letter AS _letter FROM letters")
     connection.execute(
@@ -268,7 +268,3 @@ def _leave_out_landed(stage: Stage, table: Table) -> None:
     else:
         return
     stage.connection.execute(f"DELETE FROM rows USING {target} AS t WHERE {' AND '.join(same)}")
-
-
-def _pointer(name: str) -> str:
-    return "/" + name.replace("~", "~0").replace("/", "~1")

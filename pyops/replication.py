@@ -28,7 +28,15 @@ from pyops.cdc.slot import (
     look_at_slot,
     peek,
 )
-from pyops.cdc.state import Captured, Offset, State, forget_tables, read_state, store_offset
+from pyops.cdc.state import (
+    Captured,
+    Offset,
+    State,
+    forget_tables,
+    read_state,
+    store_keys,
+    store_offset,
+)
 from pyops.config import DebeziumSource, DebeziumTable, PostgresSource, Project, Table
 from pyops.errors import OperationError, PyopsError, SchemaChangeError, TransientError, UsageError
 from pyops.extraction import Listener, Silent
@@ -276,6 +284,9 @@ class _Job:
         else:
             self.offset, self.captured = self._start(state.offset, server), {}
         self._check_publications(but=self.anew)
+        keys = {table.name: self._key(table) for table in self.facts}
+        if not keys.items() <= state.keys.items():
+            store_keys(self.warehouse, self.source, keys)
         self._leave()
         self._miss_logs()
         self._copy(self._join())

@@ -20,3 +20,8 @@ def columns(names: list[str] | tuple[str, ...], *, of: str = "") -> str:
     """Lists column names, each quoted and prefixed with a table alias if one is given."""
     prefix = f"{of}." if of else ""
     return ", ".join(prefix + identifier(name) for name in names)
+
+
+def json_pointer(name: str) -> str:
+    """The path of one field of a JSON object, whatever characters its name has (RFC 6901)."""
+    return "/" + name.replace("~", "~0").replace("/", "~1")

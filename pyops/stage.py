@@ -369,6 +369,11 @@ def kept(directory: Path) -> list[tuple[Path, Run]]:
     return found[::-1]
 
 
+def busy(directory: Path) -> list[Path]:
+    """Finds the staging files of runs that are under way, whatever they hold."""
+    return sorted(set(directory.glob("*.duckdb")) - {path for path, _ in _idle(directory)})
+
+
 def _idle(directory: Path) -> list[tuple[Path, Run | None]]:
     """The staging files that no process has open, the oldest first."""
     if not directory.exists():

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table as Grid
 
 from pyops.config import Table
+from pyops.erasure import Erasure
 from pyops.errors import PyopsError
 from pyops.extraction import Extraction
 from pyops.letters import DeadLetter
@@ -19,6 +20,7 @@ from pyops.overview import TableStatus
 from pyops.pipeline import Summary
 from pyops.reconciliation import Reconciliation
 from pyops.replication import Capture
+from pyops.retention import Compaction
 from pyops.runs import Run
 from pyops.slots import SlotStatus
 
@@ -148,6 +150,64 @@ def _captured(item: Capture) -> str:
 def _capture(item: Capture) -> dict[str, Any]:
     error = {"error": str(item.error), "hint": item.error.hint} if item.error else {}
     return {"source": item.source, "runs": [asdict(run) for run in item.runs], **error}
+
+
+def print_compactions(done: Sequence[Compaction], *, as_json: bool) -> None:
+    """Prints what compaction has made of each log."""
+    if as_json:
+        _print_json({"tables": [_compaction(item) for item in done]})
+        return
+    if not done:
+        print("no table has a retention: nothing to compact")
+    for item in done:
+        if item.error:
+            print(f"{item.table}: failed: {item.error}")
+            print(f"  fix: {item.error.hint}")
+            continue
+        would_have = "has" if item.run else "would have"
+        print(
+            f"{item.table}: {item.rows_before:,} rows before, {would_have} {item.rows_after:,};"
+            f" changes before {item.older_than:%Y-%m-%d %H:%M} (UTC) are folded"
+        )
+        if item.held_back_by:
+            print(f"  some wait for dbt build to apply them: {', '.join(item.held_back_by)}")
+
+
+def _compaction(item: Compaction) -> dict[str, Any]:
+    run = asdict(item.run) if item.run else None
+    error = {"error": str(item.error), "hint": item.error.hint} if item.error else {}
+    return {**vars(item), "run": run, "error": None, **error}
+
+
+def print_erasure(done: Erasure, *, as_json: bool) -> None:
+    """Prints what was erased; nothing of the key itself."""
+    if as_json:
+        _print_json({**asdict(done), "is_empty": done.is_empty})
+        return
+    for name, count in done.rows.items():
+        print(f"{done.table}: {count:,} rows of {name}")
+    if done.dead_letters or done.staging_files:
+        print(
+            f"{done.table}: {done.dead_letters:,} dead letters, {done.staging_files} staging files"
+        )
+    if done.is_empty:
+        print(f"{done.table}: nothing of it is there")
+    elif done.run:
+        print("  erased; what is left in unused parts of the file: see docs/retention.md")
+    else:
+        print("  all that would be erased")
+    if done.unreadable_letters:
+        print(
+            f"  {done.unreadable_letters:,} dead letters of the table have no key that can be read:"
+            " look at them with pyops dlq"
+        )
+    if done.rebuild:
+        print(f"  then build what was made from it: {done.rebuild}")
+    if done.by_hand:
+        print(
+            f"  cannot be built anew without loss: {', '.join(done.by_hand)}: tag what holds the"
+            f" key there with meta pyops_key_of: {done.table}.<column>, run dbt parse, erase again"
+        )
 
 
 def print_slots(slots: Sequence[SlotStatus], *, as_json: bool) -> None:

@@ -80,6 +80,10 @@ CREATE TABLE IF NOT EXISTS {catalog}.pyops.cdc_tables (
     relation_oid BIGINT NOT NULL, membership_oid BIGINT NOT NULL, columns VARCHAR[] NOT NULL,
     snapshot VARCHAR NOT NULL, snapshot_lsn BIGINT NOT NULL, handoff_lsn BIGINT NOT NULL,
     load_id BIGINT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS {catalog}.pyops.change_logs (
+    source VARCHAR NOT NULL, table_name VARCHAR NOT NULL, key VARCHAR[] NOT NULL,
+    compacted_generation INTEGER, compacted_lsn BIGINT
 )
 """
 

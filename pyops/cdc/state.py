@@ -7,8 +7,9 @@ from typing import Literal
 
 import duckdb
 
+from pyops.config import Table
 from pyops.runs import utc_now
-from pyops.warehouse import Warehouse, bookkeeping_exists
+from pyops.warehouse import BOOKKEEPING, Warehouse, bookkeeping_exists, catalog_of
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,14 @@ class Captured:
 
 @dataclass(frozen=True)
 class State:
-    """All that is known of a source's capture; ``offset`` is None before the first run."""
+    """All that is known of a source's capture; ``offset`` is None before the first run.
+
+    ``keys`` has the columns that identify a row of each log, of tables let go since too.
+    """
 
     offset: Offset | None = None
     tables: Mapping[str, Captured] = field(default_factory=dict)
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_state(warehouse: Warehouse, source: str) -> State:
@@ -98,11 +103,64 @@ def read_state(warehouse: Warehouse, source: str) -> State:
             " snapshot_lsn, handoff_lsn FROM pyops.cdc_tables WHERE source = ? AND generation = ?",
             [source, offset.generation],
         ).fetchall()
+        keys = _keys(connection, catalog_of(connection), source)
     captured = [
         Captured(name, generation, oid, member, tuple(columns), seen, lsn, handoff)
         for name, generation, oid, member, columns, seen, lsn, handoff in tables
     ]
-    return State(offset, {table.name: table for table in captured})
+    return State(offset, {table.name: table for table in captured}, keys)
+
+
+def log_key(connection: duckdb.DuckDBPyConnection, catalog: str, table: Table) -> tuple[str, ...]:
+    """The columns that identify a row in a log: configured, or the source's when last captured."""
+    return table.config.primary_key or _keys(connection, catalog, table.source).get(table.name, ())
+
+
+def _keys(
+    connection: duckdb.DuckDBPyConnection, catalog: str, source: str
+) -> dict[str, tuple[str, ...]]:
+    if not bookkeeping_exists(connection, catalog, "change_logs"):
+        return {}
+    found = connection.execute(
+        f"SELECT table_name, key FROM {catalog}.pyops.change_logs WHERE source = ?", [source]
+    ).fetchall()
+    return {name: tuple(key) for name, key in found}
+
+
+def store_keys(warehouse: Warehouse, source: str, keys: Mapping[str, tuple[str, ...]]) -> None:
+    """Notes which columns identify a row of each table, for what must do without the source."""
+    with warehouse.opened() as connection:
+        catalog = catalog_of(connection)
+        connection.execute(BOOKKEEPING.format(catalog=catalog))
+        known = _keys(connection, catalog, source)
+        logs = f"{catalog}.pyops.change_logs"
+        for name, key in keys.items():
+            statement = f"UPDATE {logs} SET key = ? WHERE source = ? AND table_name = ?"
+            if name not in known:
+                statement = f"INSERT INTO {logs} (key, source, table_name) VALUES (?, ?, ?)"
+            connection.execute(statement, [list(key), source, name])
+
+
+def store_compacted(
+    connection: duckdb.DuckDBPyConnection,
+    catalog: str,
+    table: Table,
+    key: tuple[str, ...],
+    position: tuple[int, ...],
+) -> None:
+    """Notes up to which generation and LSN a log is folded: no event from before it can be there.
+
+    It never falls: what was folded last may have left no row behind.
+    """
+    logs, who = f"{catalog}.pyops.change_logs", [table.source, table.name]
+    found = connection.execute(
+        f"DELETE FROM {logs} WHERE source = ? AND table_name = ?"
+        " RETURNING coalesce(compacted_generation, 0), coalesce(compacted_lsn, 0)",
+        who,
+    ).fetchall()
+    connection.execute(
+        f"INSERT INTO {logs} VALUES (?, ?, ?, ?, ?)", [*who, list(key), *max([position, *found])]
+    )
 
 
 def store_offset(connection: duckdb.DuckDBPyConnection, catalog: str, offset: Offset) -> None:

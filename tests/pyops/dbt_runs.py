@@ -60,3 +60,36 @@ def ask(project: Path, query: str) -> list[tuple[Any, ...]]:
     """Asks the warehouse of the project."""
     with duckdb.connect(project / "warehouse.duckdb") as connection:
         return connection.execute(query).fetchall()
+
+
+def put_manifest(folder: Path, *nodes: tuple[str, str, str, dict[str, Any]]) -> None:
+    """Writes the manifest of a dbt project, where dbt itself would add nothing.
+
+    Args:
+        folder: The project.
+        nodes: Name, materialization, the one it reads (`log` is `raw.t__changes`), and what it has
+            besides: `full_refresh`, and for each tagged column its tag.
+    """
+    found = {
+        f"model.p.{name}": {
+            "name": name,
+            "alias": name,
+            "schema": "models",
+            "resource_type": "snapshot" if kind == "snapshot" else "model",
+            "config": {"materialized": kind, "full_refresh": more.get("full_refresh")},
+            "columns": {
+                column: {"name": column, "config": {"meta": {"pyops_key_of": tag}}}
+                for column, tag in more.items()
+                if column != "full_refresh"
+            },
+            "depends_on": {"nodes": ["source.p.log" if reads == "log" else f"model.p.{reads}"]},
+        }
+        for name, kind, reads, more in nodes
+    }
+    document = {
+        "nodes": found,
+        "sources": {"source.p.log": {"schema": "RAW", "identifier": "T__changes"}},
+    }
+    (folder / "target").mkdir(exist_ok=True)
+    (folder / "target" / "manifest.json").write_text(json.dumps(document), "utf-8")
+    (folder / "dbt_project.yml").write_text("name: p", "utf-8")

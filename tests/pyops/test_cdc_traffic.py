@@ -20,6 +20,7 @@ STATEMENTS = {
     " ON CONFLICT (id) DO UPDATE SET v = excluded.v",
     "update": "UPDATE {t} SET v = {b} WHERE id = {a}",
     "touch": "UPDATE {t} SET v = v + 1",
+    "write": "UPDATE {t} SET big = repeat(md5('{b}'), 100) WHERE id = {a}",
     "forget": "UPDATE {t} SET big = NULL WHERE id = {a}",
     "delete": "DELETE FROM {t} WHERE id = {a}",
     "move": "UPDATE {t} SET id = {b} + 10 WHERE id = {a} AND NOT EXISTS"

@@ -13,6 +13,8 @@ import pytest
 from dbt_common.clients.jinja import get_environment
 from jinja2 import nodes
 
+from pyops.config import load
+from pyops.lineage import Lineage
 from tests.pyops.dbt_runs import PROJECT
 
 Node = dict[str, Any]
@@ -172,3 +174,19 @@ def test_singular_tests_are_named_as_assertions(manifest: Node) -> None:
 def test_every_test_with_logic_of_its_own_says_what_it_holds(manifest: Node) -> None:
     tests = [*singular(manifest), *ours(manifest, "unit_test")]
     assert [test["name"] for test in tests if not (test["description"] or "").strip()] == []
+
+
+def test_what_is_stored_of_users_is_found_by_an_erasure(manifest: Node, tmp_path: Path) -> None:
+    """On what dbt itself writes: tags, what reads a log and remembers it, what is made of it."""
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    for name in ("dbt_project.yml", "pyops.yml"):
+        (tmp_path / name).write_text((PROJECT / name).read_text("utf-8"), "utf-8")
+    lineage = Lineage.read(load(tmp_path))
+    tagged = {node.name for node in lineage.nodes.values() if "shop.users.id" in node.keys}
+    assert "dim_users" in tagged
+    readers = {node.name for node in lineage.rememberers(("raw", "orders__changes"))}
+    assert readers
+    assert "fct_orders" not in readers, "it reads what remembers the log, not the log"
+    below = {node.name for node in lineage.descendants([("raw", "products")])}
+    assert {"stg_products", "products_snapshot", "dim_products"} <= below
