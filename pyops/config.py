@@ -441,6 +441,11 @@ class DebeziumTable(TableConfig):
     def _normalized(cls, types: dict[str, str]) -> dict[str, str]:
         return _checked(types, check_connect_type)
 
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if self.retention is not None and not self.primary_key:
+            yield "retention needs a primary_key: changes are folded into one row a key"
+
 
 class DebeziumSource(_Section):
     """Files of Debezium's change events and the tables landed from them.

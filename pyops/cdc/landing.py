@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pyops.cdc.arrivals import new_rows
 from pyops.cdc.pgoutput import Changes, Relation
-from pyops.cdc.state import Captured, Offset, store_table
+from pyops.cdc.state import Captured, Offset, compacted_lsn, store_table
 from pyops.config import CHANGE_COLUMNS, RESERVED_COLUMNS, Table
 from pyops.errors import OperationError, SchemaChangeError
 from pyops.evolution import SchemaChange, compare
@@ -319,11 +319,16 @@ class _Appending:
         return rows, self._bury(part, load_id, loaded_at)
 
     def _numbered(self, part: Part, target: str) -> Part:
-        """The part with what is not in the log, and the places it gets there."""
+        """The part with what is not in the log, and the places it gets there.
+
+        What was folded is not there to compare with: nothing from before it is taken again.
+        """
         log = table_state(self.connection, "warehouse", part.table).columns
         arrived = self.connection.execute(
             f"SELECT count(*), min(_lsn), max(_lsn) FROM ({part.rows})"
         ).fetchall()[0]
+        folded = compacted_lsn(self.connection, "warehouse", part.table)
+        part = replace(part, rows=f"SELECT * FROM ({part.rows}) WHERE _lsn > {folded}")
         if not arrived[0] or (log and "_lsn" not in log):  # what is no log is refused later
             return part
         old = (

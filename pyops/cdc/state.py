@@ -163,6 +163,16 @@ def store_compacted(
     )
 
 
+def compacted_lsn(connection: duckdb.DuckDBPyConnection, catalog: str, table: Table) -> int:
+    """The LSN up to which a log is folded; -1 if it is not."""
+    found = connection.execute(
+        f"SELECT compacted_lsn FROM {catalog}.pyops.change_logs"
+        " WHERE source = ? AND table_name = ? AND compacted_lsn IS NOT NULL",
+        [table.source, table.name],
+    ).fetchall()
+    return int(found[0][0]) if found else -1
+
+
 def store_offset(connection: duckdb.DuckDBPyConnection, catalog: str, offset: Offset) -> None:
     """Replaces what is known of a source's position."""
     connection.execute(f"DELETE FROM {catalog}.pyops.cdc_offsets WHERE source = ?", [offset.source])

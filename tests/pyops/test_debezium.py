@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +29,7 @@ from pyops.extraction import Silent
 from pyops.letters import replay
 from pyops.overview import status
 from pyops.replication import capture, snapshot
+from pyops.retention import compact
 from pyops.runs import Run
 from pyops.stage import Stage
 from tests.pyops.change_log import current, events, ops
@@ -629,6 +631,22 @@ def test_file_is_read_once_and_again_when_it_has_grown(lab: Lab) -> None:
     assert (ops(lab, "t"), letters(lab)) == ("cu", first)
     path.unlink()
     assert land(lab) == []
+
+
+def test_what_was_folded_does_not_come_back_when_its_file_is_read_again(lab: Lab) -> None:
+    """Behaviour 29: not even where the file with the delete is not read again."""
+    table = TABLE | {"retention": "1d"}
+    path = lab.put("x1.jsonl", created := lines(*(event("c", {"id": n}, lsn=n) for n in (1, 2))))
+    lab.put("x2.jsonl", lines(event("d", {"id": 1}, lsn=3)))
+    land(lab, table | {"path": "x*.jsonl"})
+    project = lab.configure_files({"t": table | {"path": "x*.jsonl"}}, type="debezium")
+    [done] = compact(project, now=datetime(2100, 1, 1))
+    assert done.error is None
+    assert ops(lab, "t") == "r"
+    path.write_text(created + lines(event("c", {"id": 3}, lsn=9)))
+    [run] = land(lab, table | {"path": "x*.jsonl"})
+    assert (run.rows_read, run.rows_written, run.rows_unchanged) == (3, 1, 2)
+    assert [row["id"] for row in current(lab, "t")] == ["2", "3"]
 
 
 def test_what_the_configuration_now_allows_lands_when_the_file_is_touched(lab: Lab) -> None:

@@ -107,7 +107,7 @@ def test_shop_goes_from_postgres_to_the_mart_and_goes_on(project: Path, shop_dsn
     assert ask(project, mart) == source
 
     before = built(project)
-    assert len(before) == 17
+    assert len(before) == 21
     always = project / "tests" / "singular" / "assert_nothing.sql"
     always.write_text("select 1 as failing")
     program = (
