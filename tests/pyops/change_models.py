@@ -53,8 +53,8 @@ class ChangeModels:
     """The project, and the queries of its models: built from nothing, and after a run."""
 
     folder: Path
-    whole: dict[str, str] = field(default_factory=dict)
-    since: dict[str, str] = field(default_factory=dict)
+    whole: dict[str, str] = field(default_factory=dict, repr=False)
+    since: dict[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def made_in(cls, folder: Path) -> ChangeModels:

@@ -194,7 +194,8 @@ def test_any_changes_in_any_loads_end_in_their_last_state_and_exact_history(
     """Behaviours 16, 18 to 21, 46: built in steps, as built at once, as folded change by change.
 
     Some changes never arrive, as dead letters do not; those of one key may arrive after what
-    came later of another, as from a topic of several partitions.
+    came later of another, as from a topic of several partitions. A truncation that has been applied
+    ends such a key's history: of what arrives later only its current state is exact.
     """
     chance = Random(seed)
     source = Source(chance, sends_all=arrival == "by key")
@@ -235,6 +236,8 @@ def test_any_changes_in_any_loads_end_in_their_last_state_and_exact_history(
         fold = Fold.of(arrived)
         current = connection.execute("SELECT id, v, big FROM t WHERE NOT _is_deleted").fetchall()
         assert sorted(current) == sorted((key, *row) for key, row in fold.rows.items())
+        if arrival == "by key" and any(change.op == "t" for change in arrived):
+            return
         history = connection.execute(
             "SELECT id, v, big, is_deleted, valid_from, valid_to FROM t_history"
         ).fetchall()
