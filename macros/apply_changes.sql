@@ -1,11 +1,13 @@
 {% macro apply_changes(changes, key, columns, sent_as={}) -%}
 
-{%- set keys = [key] if key is string else key %}
+{%- set ids = [key] if key is string else key %}
+{%- set keys = quoted(ids) %}
+{%- set names = quoted(columns) %}
 {%- set kept = '_generation, _lsn, _seq, _load_id, _loaded_at' %}
 
 {%- set state %}
     select
-        {{ (keys + columns) | join(', ') }},
+        {{ (keys + names) | join(', ') }},
         case when _is_deleted then 'd' else 'r' end as _op,
         _generation,
         _lsn,
@@ -17,11 +19,11 @@
 {%- endset -%}
 
 select
-    {{ (keys + columns) | join(', ') }},
+    {{ (keys + names) | join(', ') }},
     _op = 'd' as _is_deleted,
     {{ kept }}
 from (
-    {{ resolve_changes(changes, keys, columns, state, sent_as) }}
+    {{ resolve_changes(changes, ids, columns, state, sent_as) }}
 ) as resolved
 where _is_last and not _is_state
 {%- endmacro %}

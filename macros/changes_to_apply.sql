@@ -1,5 +1,6 @@
-{% macro changes_to_apply(changes, keys, columns, state, sent_as) -%}
+{% macro changes_to_apply(changes, key, columns, state, sent_as) -%}
 
+{%- set keys = quoted(key) %}
 {%- set stamps = 'generation lsn seq committed_at load_id loaded_at'.split() -%}
 
 {# A value that was not sent has no box; one that is null is in one. -#}
@@ -12,8 +13,8 @@ with arrived as (
             when
                 _op <> 'd'
                 and not {{ is_unchanged(sent_as.get(column, column)) }}
-                then {{ box(column) }}
-        end as {{ column }},
+                then {{ box(adapter.quote(column)) }}
+        end as {{ adapter.quote(column) }},
         {%- endfor %}
         _op,
         false as _is_state,
@@ -34,7 +35,7 @@ select * from arrived
 union all
 select
     {{ keys | join(', ') }},
-    {%- for column in columns %}
+    {%- for column in quoted(columns) %}
     {{ box(column) }} as {{ column }},
     {%- endfor %}
     _op,

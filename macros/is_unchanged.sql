@@ -3,9 +3,9 @@
 {%- endmacro %}
 
 {% macro default__is_unchanged(column) -%}
-    array_contains(_unchanged, '{{ column }}')
+    array_contains(_unchanged, {{ dbt.string_literal(dbt.escape_single_quotes(column)) }})
 {%- endmacro %}
 
 {% macro duckdb__is_unchanged(column) -%}
-    list_contains(_unchanged, '{{ column }}')
+    list_contains(_unchanged, {{ dbt.string_literal(dbt.escape_single_quotes(column)) }})
 {%- endmacro %}

@@ -1,12 +1,14 @@
 {% macro keep_history(changes, key, columns, sent_as={}) -%}
 
-{%- set keys = [key] if key is string else key %}
+{%- set ids = [key] if key is string else key %}
+{%- set keys = quoted(ids) %}
+{%- set names = quoted(columns) %}
 {%- set place = '_generation, _lsn, _seq' %}
 {%- set by_key = 'partition by ' ~ keys | join(', ') %}
 
 {%- set state %}
     select
-        {{ (keys + columns) | join(', ') }},
+        {{ (keys + names) | join(', ') }},
         case when is_deleted then 'd' else 'r' end as _op,
         {{ place }},
         valid_from as _committed_at,
@@ -18,7 +20,7 @@
 
 with resolved as (
 
-    {{ resolve_changes(changes, keys, columns, state, sent_as) }}
+    {{ resolve_changes(changes, ids, columns, state, sent_as) }}
 
 ),
 
@@ -40,8 +42,8 @@ compared as (
     select
         *,
         lag(_op) over since as _op_before,
-        {%- for column in columns %}
-        lag({{ column }}) over since as _{{ column }}_before
+        {%- for column in names %}
+        lag({{ column }}) over since as _before_{{ loop.index }}
         {{- ',' if not loop.last }}
         {%- endfor %}
     from committed
@@ -58,8 +60,8 @@ numbered as (
             when
                 _op_before is null
                 or (_op_before = 'd') <> (_op = 'd')
-                {%- for column in columns %}
-                or {{ column }} is distinct from _{{ column }}_before
+                {%- for column in names %}
+                or {{ column }} is distinct from _before_{{ loop.index }}
                 {%- endfor %}
                 then 1
             else 0
@@ -105,7 +107,7 @@ ended as (
 )
 
 select
-    {{ (keys + columns) | join(', ') }},
+    {{ (keys + names) | join(', ') }},
     _valid_to is null as is_current,
     _op = 'd' as is_deleted,
     _valid_from as valid_from,

@@ -1,13 +1,15 @@
-{% macro resolve_changes(changes, keys, columns, state, sent_as) -%}
+{% macro resolve_changes(changes, key, columns, state, sent_as) -%}
 
+{%- set keys = quoted(key) %}
+{%- set names = quoted(columns) %}
 {%- set place = '_generation, _lsn, _seq' %}
 {%- set stamps = '_committed_at, _load_id, _loaded_at' %}
 {%- set of_key = 'partition by ' ~ keys | join(', ') ~ ' order by ' ~ place %}
-{%- set events = changes_to_apply(changes, keys, columns, state, sent_as) -%}
+{%- set events = changes_to_apply(changes, key, columns, state, sent_as) -%}
 
 with recursive events as (
 
-    {{ delete_truncated(changes, keys, columns, events) }}
+    {{ delete_truncated(changes, keys, names, events) }}
 
 ),
 
@@ -34,7 +36,7 @@ moves as (
     select
         {%- for each in keys %}
         moved.{{ each }},
-        origin.{{ each }} as _from_{{ each }},
+        origin.{{ each }} as _from_{{ loop.index }},
         {%- endfor %}
         moved._life,
         origin._life as _from_life
@@ -48,7 +50,7 @@ moves as (
     where
         moved._op = 'c'
         and (
-            {%- for column in columns %}
+            {%- for column in names %}
             moved.{{ column }} is null {{- ' or' if not loop.last }}
             {%- endfor %}
         )
@@ -62,7 +64,7 @@ threads as (
     left join moves as earlier
         on
             {%- for each in keys %}
-            moves._from_{{ each }} = earlier.{{ each }} and
+            moves._from_{{ loop.index }} = earlier.{{ each }} and
             {%- endfor %}
             moves._from_life = earlier._life
     where earlier._life is null
@@ -70,7 +72,7 @@ threads as (
     select
         {%- for each in keys %}
         moves.{{ each }},
-        threads._from_{{ each }},
+        threads._from_{{ loop.index }},
         {%- endfor %}
         moves._life,
         threads._from_life
@@ -78,7 +80,7 @@ threads as (
     inner join threads
         on
             {%- for each in keys %}
-            moves._from_{{ each }} = threads.{{ each }} and
+            moves._from_{{ loop.index }} = threads.{{ each }} and
             {%- endfor %}
             moves._from_life = threads._life
 
@@ -90,7 +92,7 @@ filled as (
         {%- for each in keys %}
         lives.{{ each }},
         {%- endfor %}
-        {%- for column in columns %}
+        {%- for column in names %}
         {{ last_known('lives.' ~ column) }} over thread as {{ column }},
         {%- endfor %}
         lives._op,
@@ -109,7 +111,7 @@ filled as (
     window thread as (
         partition by
             {%- for each in keys %}
-            coalesce(threads._from_{{ each }}, lives.{{ each }}),
+            coalesce(threads._from_{{ loop.index }}, lives.{{ each }}),
             {%- endfor %}
             coalesce(threads._from_life, lives._life)
         order by lives._generation, lives._lsn, lives._seq
@@ -119,7 +121,7 @@ filled as (
 
 select
     {{ keys | join(', ') }},
-    {%- for column in columns %}
+    {%- for column in names %}
     {{ column }}.boxed as {{ column }},
     {%- endfor %}
     _op,

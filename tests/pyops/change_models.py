@@ -16,7 +16,7 @@ from tests.pyops.dbt_runs import PROJECT
 
 MACROS = [
     *("apply_changes", "keep_history", "resolve_changes", "changes_to_apply", "delete_truncated"),
-    *("arrived_since_last_run", "replace_rows", "is_unchanged", "box", "last_known"),
+    *("quoted", "arrived_since_last_run", "replace_rows", "is_unchanged", "box", "last_known"),
 ]
 KEYS = {"t": "id", "t_history": "id, valid_from"}
 FILES = {

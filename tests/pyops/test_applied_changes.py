@@ -294,6 +294,40 @@ def test_any_traffic_ends_in_the_source_and_in_a_history_without_gap_or_overlap(
         assert differences(warehouse, whole) == []
 
 
+def test_columns_have_any_name_and_keys_any_number_of_columns(lab: Lab, sql: Sql) -> None:
+    """Behaviours 18, 19, 28."""
+    sql(
+        'CREATE TABLE t ("Id" integer, "select" text, "order" integer,'
+        ' "Big Text" text STORAGE EXTERNAL, PRIMARY KEY ("Id", "select"))'
+    )
+    sql("""INSERT INTO t SELECT n, 'a', 0, repeat('x', 3000) FROM generate_series(1, 4) AS n""")
+    project = lab.configure({"t": {"mode": "cdc"}})
+    models = ChangeModels.made_in(lab.directory)
+    arguments = "source('raw', 'log'), ['Id', 'select'], ['order', 'Big Text']"
+    for name, macro, key in (
+        ("t", "apply_changes", "['Id', '\"select\"']"),
+        ("t_history", "keep_history", "['Id', '\"select\"', 'valid_from']"),
+    ):
+        (lab.directory / "models" / f"{name}.sql").write_text(
+            "{{ config(materialized='incremental', incremental_strategy=replace_rows(),"
+            f" unique_key={key}) }}}} {{{{ {macro}({arguments}) }}}}"
+        )
+    assert capture(project)[0].error is None
+    lab.write("CREATE VIEW raw.log AS FROM raw.t__changes")
+    models.dbt("run")
+    sql("""UPDATE t SET "order" = 1 WHERE "Id" = 1""")
+    sql("""UPDATE t SET "select" = 'b' WHERE "Id" = 2""")
+    sql("""DELETE FROM t WHERE "Id" = 3""")
+    assert capture(project)[0].error is None
+    models.dbt("run")
+    now = at_source(lab.dsn, "t", '"Id", "select", "order", "Big Text"', '"Id"')
+    columns = """ "Id", "select", "order", "Big Text" """
+    assert lab.rows(f"SELECT {columns} FROM t WHERE NOT _is_deleted ORDER BY 1") == now
+    versions = "FROM t_history WHERE is_current AND NOT is_deleted"
+    assert lab.rows(f"SELECT {columns} {versions} ORDER BY 1") == now
+    assert lab.rows("SELECT count(*) FROM t_history") == [(8,)]
+
+
 def test_dbt_that_is_killed_at_any_point_leaves_nothing_half_done(models: ChangeModels) -> None:
     """Behaviour 35: run again, the models are as if it had not been killed."""
     rows = (

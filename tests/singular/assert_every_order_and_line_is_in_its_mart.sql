@@ -1,12 +1,12 @@
 -- fct_orders and fct_order_items hold what staging holds: no row less or more.
 --
 -- Fewer: something arrived and was not taken; or an order was deleted and its
--- lines are still in raw, as a watermark does not see deletes. More: rows were deleted from raw
--- (pyops reconcile --apply, extract --full-refresh, a day landed again without
--- them), which a model that goes by arrival cannot see.
+-- lines are still in raw, as a watermark does not see deletes. More: rows were
+-- deleted from raw (pyops reconcile --apply, extract --full-refresh, a day
+-- landed again without them), which a model that goes by arrival cannot see.
 --
--- What to do: dbt build --select int_order_revenue+ --full-refresh; for lines
--- of deleted orders pyops reconcile order_items --apply
+-- What to do: for lines of deleted orders, pyops reconcile order_items --apply;
+-- then dbt build --select int_order_revenue+ --full-refresh
 
 with orders as (
 
