@@ -21,7 +21,7 @@ from pyops.replication import capture, snapshot
 from tests.pyops.change_log import at_source
 from tests.pyops.change_models import EMPTY_LOG, ChangeModels, apply, differences
 from tests.pyops.conftest import Connect, Lab, Sql
-from tests.pyops.test_cdc_traffic import batches, run_statements
+from tests.pyops.traffic import batches, commit
 
 Place = tuple[int, int, int]
 START = datetime(2020, 1, 1)
@@ -270,11 +270,7 @@ def test_any_traffic_ends_in_the_source_and_in_a_history_without_gap_or_overlap(
     whole = models._compiled("--full-refresh")
     models.dbt("run", "--full-refresh")
     for number, (transactions, command) in enumerate(batches, 1):
-        connection = connect()
-        for statements, is_committed in transactions:
-            run_statements(connection, table, statements)
-            connection.commit() if is_committed else connection.rollback()
-        connection.close()
+        commit(connect, table, transactions)
         done = capture(project)[0] if command == "cdc" else snapshot(project, table)
         assert done.error is None
         if number == len(batches) or chance.random() < 0.5:

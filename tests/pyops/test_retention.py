@@ -22,7 +22,7 @@ from pyops.runs import utc_now
 from tests.pyops.change_log import at_source, current, events, ops
 from tests.pyops.conftest import Connect, Lab, Sql
 from tests.pyops.dbt_runs import put_manifest
-from tests.pyops.test_cdc_traffic import batches, run_statements
+from tests.pyops.traffic import batches, commit
 
 KEPT: dict[str, dict[str, Any]] = {"t": {"mode": "cdc", "retention": "1h"}}
 SHORT, LONG = timedelta(minutes=30), timedelta(days=400)
@@ -71,11 +71,7 @@ def test_any_traffic_compacted_anywhere_ends_in_the_source(
     project = lab.configure({table: {"mode": "cdc", "retention": "0s"}})
     assert capture(project)[0].error is None
     for (transactions, command), cut in zip(batches, itertools.cycle(cuts), strict=False):
-        connection = connect()
-        for statements, is_committed in transactions:
-            run_statements(connection, table, statements)
-            connection.commit() if is_committed else connection.rollback()
-        connection.close()
+        commit(connect, table, transactions)
         done = capture(project)[0] if command == "cdc" else snapshot(project, table)
         assert done.error is None
         times = lab.rows(
