@@ -683,7 +683,9 @@ def test_another_timeline_is_followed_only_from_where_both_are_one(
 
 def test_usage_errors_say_what_is_configured(lab: Lab, sql: Sql) -> None:
     sql("CREATE TABLE t (id integer PRIMARY KEY)")
-    with pytest.raises(UsageError, match="there is no PostgreSQL source 'shop'") as error:
+    with pytest.raises(
+        UsageError, match="there is no PostgreSQL or Debezium source 'shop'"
+    ) as error:
         capture(lab.configure(CDC), ["shop"])
     assert "src" in error.value.hint
     with pytest.raises(UsageError, match="is landed by mode full"):
@@ -817,7 +819,10 @@ def test_commands_show_slots_and_fail_beyond_a_limit(lab: Lab, sql: Sql) -> None
     done = command(lab.directory, "status", "--fail-if-lag", "much")
     assert (done.returncode, "is no size" in done.stderr) == (2, True)
     done = command(lab.directory, "cdc", "nobody")
-    assert (done.returncode, "there is no PostgreSQL source" in done.stderr) == (2, True)
+    assert (done.returncode, "there is no PostgreSQL or Debezium source" in done.stderr) == (
+        2,
+        True,
+    )
     done = command(lab.directory, "cdc", "--interval", "soon")
     assert (done.returncode, "is no duration" in done.stderr) == (2, True)
     done = command(lab.directory, "snapshot", "t", "--json")
