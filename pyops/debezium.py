@@ -33,9 +33,9 @@ from pyops.sources.json_rows import (
     room,
 )
 from pyops.sources.lines import Piece, Refused, pieces, without
-from pyops.sql import identifier, literal
+from pyops.sql import identifier
 from pyops.stage import DEAD_LETTER, Stage
-from pyops.types import Landing
+from pyops.types import Landing, hashed
 from pyops.warehouse import TableState, Warehouse, store_files
 
 _INNER = {**META, "_version": "INTEGER", "_unavailable": "BOOLEAN"}
@@ -165,7 +165,7 @@ class _Events:
         config = self.table.config
         if name in config.exclude or (config.columns and name not in config.columns):
             return None
-        return f"sha256({literal(self.salt)} || {text})" if name in config.mask else text
+        return hashed(text, self.salt).convert if name in config.mask else text
 
     def read(self, found: Sequence[File]) -> None:
         """Stages the events of files.
@@ -312,13 +312,11 @@ class _Events:
         config = self.table.debezium
         landings = {}
         for name, type_ in version.items():
-            if name in config.mask:
-                landings[name] = Landing("VARCHAR", "", identifier(name))
-            elif type_ is not None:
+            if name not in config.mask and type_ is not None:
                 landings[name] = landing(name, type_)
-            elif name in config.types and not has_schema:
+            elif name not in config.mask and name in config.types and not has_schema:
                 landings[name] = landing_of_configured(name, config.types[name])
-            else:
+            else:  # as text, or hashed already
                 landings[name] = Landing("VARCHAR", "", identifier(name))
         if has_schema:
             return landings

@@ -145,8 +145,8 @@ def masked(column: str, salt_setting: str) -> Landing:
     """
     text = as_text(identifier(column))
     salted = f"current_setting({literal(salt_setting)}) || {text}"
-    hashed = f"encode(sha256(convert_to({salted}, 'UTF8')), 'hex')"
-    return Landing("VARCHAR", hashed, identifier(column))
+    digest = f"encode(sha256(convert_to({salted}, 'UTF8')), 'hex')"
+    return Landing("VARCHAR", digest, identifier(column))
 
 
 def hashed(text: str, salt: str) -> Landing:

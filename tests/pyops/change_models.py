@@ -85,12 +85,13 @@ class ChangeModels:
 
     def compile(self) -> None:
         """Notes the queries of both models; `raw.log` must be there."""
-        self.whole = self._compiled("--full-refresh")
+        self.whole = self.compiled("--full-refresh")
         self.dbt("run")
-        self.since = self._compiled()
+        self.since = self.compiled()
         assert self.since != self.whole
 
-    def _compiled(self, *options: str) -> dict[str, str]:
+    def compiled(self, *options: str) -> dict[str, str]:
+        """The query of each model; with ``--full-refresh``, that which makes it from nothing."""
         results = self.dbt("compile", *options).results
         return {result.node.name: result.node.compiled_code for result in results}
 

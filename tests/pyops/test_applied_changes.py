@@ -267,7 +267,7 @@ def test_any_traffic_ends_in_the_source_and_in_a_history_without_gap_or_overlap(
     project = lab.configure({table: {"mode": "cdc"}})
     assert capture(project)[0].error is None
     lab.write(f"CREATE OR REPLACE VIEW raw.log AS FROM raw.{table}__changes")
-    whole = models._compiled("--full-refresh")
+    whole = models.compiled("--full-refresh")
     models.dbt("run", "--full-refresh")
     for number, (transactions, command) in enumerate(batches, 1):
         commit(connect, table, transactions)
