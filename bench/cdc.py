@@ -27,7 +27,7 @@ from bench.harness import (
     temporary_folder,
 )
 from pyops.demo.server import Server
-from pyops.sources import postgres
+from pyops.sources.postgres import session as postgres
 
 _TABLE = """
 CREATE TABLE t (

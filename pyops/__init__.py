@@ -7,8 +7,17 @@ for item in extract(load(Path("."))):
     print(item.table, item.run.status, item.run.rows_written)
 """
 
-from pyops.config import Project, Table, load
-from pyops.erasure import Erasure, erase
+from pyops.cdc.postgres.capture import Capture, capture, follow, snapshot
+from pyops.commands.compact import Compaction, compact
+from pyops.commands.dlq import DeadLetter, dead_letters, purge, replay
+from pyops.commands.erase import Erasure, erase
+from pyops.commands.extract import Extraction, Listener, extract
+from pyops.commands.reconcile import Reconciliation, reconcile
+from pyops.commands.run import Summary, run
+from pyops.commands.slot import SlotStatus, slot_status
+from pyops.commands.staged import publish, validate
+from pyops.commands.status import TableStatus, status
+from pyops.config.model import Project, Table, load
 from pyops.errors import (
     DataError,
     OperationError,
@@ -17,17 +26,8 @@ from pyops.errors import (
     TransientError,
     UsageError,
 )
-from pyops.extraction import Extraction, Listener, extract
-from pyops.letters import DeadLetter, dead_letters, purge, replay
-from pyops.overview import TableStatus, status
-from pyops.pipeline import Summary, run
-from pyops.plan import Days
-from pyops.reconciliation import Reconciliation, reconcile
-from pyops.replication import Capture, capture, follow, snapshot
-from pyops.retention import Compaction, compact
-from pyops.runs import Run
-from pyops.slots import SlotStatus, slot_status
-from pyops.steps import publish, validate
+from pyops.records import Run
+from pyops.sources.postgres.plan import Days
 
 __all__ = [
     "Capture",

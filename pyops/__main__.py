@@ -1,5 +1,5 @@
 """``python -m pyops``."""
 
-from pyops.cli import main
+from pyops.cli.app import main
 
 main()

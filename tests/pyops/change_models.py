@@ -11,7 +11,7 @@ import duckdb
 import pytest
 from dbt.cli.main import dbtRunner
 
-from pyops.pipeline import _let_go_of_the_warehouse
+from pyops.commands.run import _let_go_of_the_warehouse
 from tests.pyops.dbt_runs import PROJECT
 
 MACROS = [

@@ -17,12 +17,12 @@ import duckdb
 import pytest
 import yaml
 
-from pyops.config import Project, load
+from pyops.cdc.postgres.capture import capture
+from pyops.commands.extract import Extraction, extract
+from pyops.config.model import Project, load
 from pyops.demo import shop
 from pyops.demo.server import Server
-from pyops.extraction import Extraction, extract
-from pyops.replication import capture
-from pyops.runs import Run
+from pyops.records import Run
 
 Sql = Callable[..., list[tuple[Any, ...]]]
 Connect = Callable[[], adbc.Connection]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from pyops.cdc.pgoutput import Attribute, Changes, Relation
+from pyops.cdc.postgres.pgoutput import Attribute, Changes, Relation
 
 EPOCH = datetime(2000, 1, 1)
 

@@ -16,10 +16,10 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from pyops.config import FilesTable
+from pyops.config.model import FilesTable
 from pyops.errors import DataError
-from pyops.sources import files
-from pyops.sources.files import Arrived
+from pyops.sources.files import find as files
+from pyops.sources.files.find import Arrived
 
 BAD_INPUT = Path(__file__).parents[2].parent / "shared" / "data" / "bad_input"
 DOCUMENTS = BAD_INPUT / "json_test_suite" / "test_parsing"

@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 
-from pyops import replication
-from pyops.cdc import slot
-from pyops.cdc.landing import Piece, _Appending
-from pyops.cdc.publications import Publications
-from pyops.config import load
+from pyops.cdc.changelog import Piece, _Appending
+from pyops.cdc.postgres import capture as replication
+from pyops.cdc.postgres import slot
+from pyops.cdc.postgres.capture import _Job
+from pyops.cdc.postgres.publication import Publications
+from pyops.commands.slot import slot_status
+from pyops.config.model import load
 from pyops.demo.server import Server
-from pyops.replication import _Job
-from pyops.slots import slot_status
-from pyops.stage import Stage
+from pyops.staging.file import Stage
 from tests.pyops.change_log import at_source, current
 from tests.pyops.conftest import UNSAFE, Lab, Sql, execute
 from tests.pyops.test_faults import (
@@ -54,10 +54,10 @@ END;
 FIRST: dict[str, tuple[Any, str, int]] = {
     "intention noted": (_Job, "_store", 1),
     "publications made": (Publications, "create", 1),
-    "slot made": ("pyops.replication", "create_slot", 1),
+    "slot made": ("pyops.cdc.postgres.capture", "create_slot", 1),
     "slot noted": (_Job, "_store", 2),
     "table published": (Publications, "join", 1),
-    "transactions awaited": ("pyops.replication", "await_transactions", 1),
+    "transactions awaited": ("pyops.cdc.postgres.capture", "await_transactions", 1),
     "copy begun": (Stage, "create", 1),
     "copy staged": (Stage, "fill", 1),
     "copy before COMMIT": (_Appending, "_append", 1),
@@ -69,7 +69,7 @@ STREAM: dict[str, tuple[Any, str, int]] = {
     "all changes staged": (Piece, "parts", 1),
     "before COMMIT": (_Appending, "_append", 1),
     "after COMMIT": (_Appending, "commit", 1),
-    "slot advanced": ("pyops.replication", "advance_slot", 1),
+    "slot advanced": ("pyops.cdc.postgres.capture", "advance_slot", 1),
 }
 
 
@@ -195,7 +195,7 @@ def test_a_rival_is_refused_while_another_run_is_on(project: Project, sql: Sql) 
     project.set_up(CDC)
     assert cdc(project)[0] == 0
     sql("INSERT INTO t VALUES (1, 1)")
-    for owner, name in ((Piece, "parts"), ("pyops.replication", "advance_slot")):
+    for owner, name in ((Piece, "parts"), ("pyops.cdc.postgres.capture", "advance_slot")):
         with halted(project, owner, name, command="cdc") as (command, released):
             code, output = cdc(project)
             assert code == 1

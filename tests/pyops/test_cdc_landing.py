@@ -6,9 +6,9 @@ from typing import Any
 
 import duckdb
 
-from pyops.cdc.landing import Piece
-from pyops.cdc.state import Captured, Offset
-from pyops.replication import snapshot
+from pyops.cdc.changelog import Piece
+from pyops.cdc.postgres.capture import snapshot
+from pyops.warehouse.bookkeeping import Captured, Offset
 from tests.pyops.change_log import at_source, current, events, ops
 from tests.pyops.conftest import Connect, Lab, Sql
 

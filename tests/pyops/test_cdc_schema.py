@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pyops.cdc.postgres.capture import capture, snapshot
 from pyops.errors import OperationError, SchemaChangeError
-from pyops.replication import capture, snapshot
 from tests.pyops.change_log import at_source, current, events, ops
 from tests.pyops.conftest import Connect, Lab, Sql
 
@@ -243,8 +243,8 @@ def test_the_size_of_the_pieces_changes_nothing(
     for n in range(5):
         sql(f"INSERT INTO t SELECT n, 'x' FROM generate_series({n * 100}, {n * 100 + 99}) AS n")
         sql(f"UPDATE t SET v = 'y' WHERE id = {n * 100}")
-    monkeypatch.setattr("pyops.cdc.slot.MESSAGES", 20)
-    monkeypatch.setattr("pyops.replication.MESSAGES", 20)
+    monkeypatch.setattr("pyops.cdc.postgres.slot.MESSAGES", 20)
+    monkeypatch.setattr("pyops.cdc.postgres.capture.MESSAGES", 20)
     monkeypatch.setattr("pyops.cdc.slot._BATCH_BYTES", 100)
     runs = [run for run in lab.capture(CDC) if run.rows_written]
     assert len(runs) > 3

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from pyops import slots
-from pyops.cdc.slot import Slot, await_transactions, look_at_server, look_at_slot
+from pyops.cdc.postgres.capture import Capture, capture, snapshot
+from pyops.cdc.postgres.slot import Slot, await_transactions, look_at_server, look_at_slot
+from pyops.commands import slot as slots
 from pyops.demo.server import Server
 from pyops.errors import OperationError, PyopsError, TransientError, UsageError
-from pyops.replication import Capture, capture, snapshot
-from pyops.stage import Stage
+from pyops.staging.file import Stage
 from tests.pyops.change_log import at_source, current, ops
 from tests.pyops.conftest import Connect, Lab, Sql, execute
 
@@ -153,7 +153,7 @@ def test_the_slot_is_advanced_only_after_the_warehouse_has_committed(
         raise TransientError("stopped here")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pyops.replication.advance_slot", no_advance)
+        patch.setattr("pyops.cdc.postgres.capture.advance_slot", no_advance)
         [done] = capture(lab.configure(CDC))
         assert done.error is not None
     after = sql(
@@ -244,7 +244,7 @@ def test_a_stranger_on_the_slot_is_named(
                 slot = before(*arguments)
                 return slot and replace(slot, active_pid=None)
 
-            patch.setattr("pyops.replication.look_at_slot", unused)
+            patch.setattr("pyops.cdc.postgres.capture.look_at_slot", unused)
             _fails(lab, CDC, f"is active for PID {pid}", "")
         with pytest.raises(PyopsError, match=f"is active for PID {pid}"):
             slots.drop(lab.configure(CDC), "src")
@@ -490,7 +490,7 @@ def test_a_table_that_is_dropped_before_its_copy_leaves_the_others_alone(
         await_transactions(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pyops.replication.await_transactions", drop_meanwhile)
+        patch.setattr("pyops.cdc.postgres.capture.await_transactions", drop_meanwhile)
         _fails(lab, tables, "src.gone left its publication, or was dropped", "next run copies it")
     assert ops(lab, "t") == "rr"
 
@@ -643,7 +643,7 @@ def test_a_server_that_keeps_no_changes_is_refused(
     ):
         with monkeypatch.context() as patch:
             patch.setattr(
-                "pyops.replication.look_at_server",
+                "pyops.cdc.postgres.capture.look_at_server",
                 lambda session, change=change: replace(look_at_server(session), **change),
             )
             _fails(lab, CDC, said, "")
@@ -674,7 +674,7 @@ def test_another_timeline_is_followed_only_from_where_both_are_one(
     assert lab.rows("SELECT timeline FROM pyops.cdc_offsets") == [(1,)]
     sql("INSERT INTO t VALUES (4, 'd')")
     with monkeypatch.context() as patch:
-        patch.setattr("pyops.replication.advance_slot", lambda *_: None)
+        patch.setattr("pyops.cdc.postgres.capture.advance_slot", lambda *_: None)
         lab.capture(CDC)
     lab.write("UPDATE pyops.cdc_offsets SET timeline = 7")
     _fails(lab, CDC, "its timeline is 1, and was 7", "pyops slot drop src")

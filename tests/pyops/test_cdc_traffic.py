@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pyops.replication import capture, snapshot
+from pyops.cdc.postgres.capture import capture, snapshot
 from tests.pyops.change_log import at_source, current
 from tests.pyops.conftest import Connect, Lab, Sql
 from tests.pyops.traffic import batches, commit
@@ -34,7 +34,7 @@ def test_any_traffic_cut_anywhere_ends_in_the_source(
     sql(f"INSERT INTO {table} SELECT n, 0, repeat('x', 3000) FROM generate_series(1, 4) AS n")
     project = lab.configure({table: {"mode": "cdc"}})
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("pyops.cdc.slot.MESSAGES", "pyops.replication.MESSAGES"):
+        for name in ("pyops.cdc.postgres.slot.MESSAGES", "pyops.cdc.postgres.capture.MESSAGES"):
             patch.setattr(name, piece)
         patch.setattr("pyops.cdc.slot._BATCH_BYTES", piece * 100)
         assert capture(project)[0].error is None

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import pyops
-from pyops import cli
+from pyops.cli import app as cli
 from tests.pyops.conftest import Lab, Sql
 
 

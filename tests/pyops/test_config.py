@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyops import UsageError, load
-from pyops.config import WRITES, PostgresSource
+from pyops.config.model import WRITES, PostgresSource
 
 TABLE: dict[str, Any] = {"mode": "full"}
 MERGE: dict[str, Any] = {"mode": "incremental", "cursor": "at", "primary_key": ["id"]}

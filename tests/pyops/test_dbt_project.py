@@ -13,8 +13,8 @@ import pytest
 from dbt_common.clients.jinja import get_environment
 from jinja2 import nodes
 
-from pyops.config import load
-from pyops.lineage import Lineage
+from pyops.config.model import load
+from pyops.dbt import Lineage
 from tests.pyops.dbt_runs import PROJECT
 
 Node = dict[str, Any]

@@ -21,17 +21,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyops import debezium
-from pyops.cdc.landing import _Appending
-from pyops.config import load
+from pyops.cdc.changelog import _Appending
+from pyops.cdc.debezium import land as debezium
+from pyops.cdc.postgres.capture import capture, snapshot
+from pyops.commands.compact import compact
+from pyops.commands.dlq import replay
+from pyops.commands.extract import Silent
+from pyops.commands.status import status
+from pyops.config.model import load
 from pyops.errors import DataError, OperationError, SchemaChangeError, UsageError
-from pyops.extraction import Silent
-from pyops.letters import replay
-from pyops.overview import status
-from pyops.replication import capture, snapshot
-from pyops.retention import compact
-from pyops.runs import Run
-from pyops.stage import Stage
+from pyops.records import Run
+from pyops.staging.file import Stage
 from tests.pyops.change_log import current, events, ops
 from tests.pyops.conftest import Lab
 from tests.pyops.test_faults import Project, at, die

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pyops import load
-from pyops.config import TableConfig
+from pyops.config.model import TableConfig
 from tests.pyops.dbt_runs import PROJECT, copy_project
 
 DOCS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]

@@ -12,13 +12,14 @@ import duckdb
 import pytest
 from typer.testing import CliRunner
 
-from pyops import cli, dead_letters, erase, extract, publish
-from pyops.config import load
-from pyops.erasure import Erasure
+from pyops import dead_letters, erase, extract, publish
+from pyops.cdc.postgres.capture import capture
+from pyops.cli import app as cli
+from pyops.commands.erase import Erasure
+from pyops.config.model import load
 from pyops.errors import OperationError, UsageError
-from pyops.replication import capture
-from pyops.stage import Stage
-from pyops.warehouse import Warehouse
+from pyops.staging.file import Stage
+from pyops.warehouse.duckdb import Warehouse
 from tests.pyops.change_log import at_source, current, events, ops
 from tests.pyops.conftest import Lab, Sql
 from tests.pyops.dbt_runs import put_manifest

@@ -31,11 +31,11 @@ import duckdb
 import pytest
 import yaml
 
-from pyops import cli
-from pyops.publication import _Publication
-from pyops.sources import postgres
-from pyops.stage import Stage
-from pyops.terminal import Terminal
+from pyops.cli import app as cli
+from pyops.cli.render import Terminal
+from pyops.sources.postgres import session as postgres
+from pyops.staging.file import Stage
+from pyops.warehouse.publication import _Publication
 from tests.pyops.conftest import Lab, Sql, execute
 
 SECRET = "Tr0ub4dor-and-3"

@@ -18,11 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyops import Days
-from pyops.config import FilesTable
+from pyops.config.model import FilesTable
 from pyops.errors import DataError, TransientError
-from pyops.sources import files, lines
-from pyops.sources.files import Arrived
-from pyops.sources.json_faults import find as find_fault
+from pyops.sources.files import find as files
+from pyops.sources.files import lines
+from pyops.sources.files.find import Arrived
+from pyops.sources.files.json_faults import find as find_fault
 
 SETTINGS = {"memory_limit": "160MB", "preserve_insertion_order": False}
 

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyops import UsageError, load
-from pyops.config import Gates
+from pyops.config.model import Gates
 from pyops.errors import DataError
-from pyops.gates import CHECKS, GateResult, check, dead_letter_rules, evaluate
+from pyops.quality.gates import CHECKS, GateResult, check, dead_letter_rules, evaluate
 
 NOW = datetime(2024, 5, 10, 12)
 EVENTS = """

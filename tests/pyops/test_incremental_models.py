@@ -11,11 +11,11 @@ import duckdb
 import pytest
 from dbt.cli.main import dbtRunner, dbtRunnerResult
 
-from pyops.config import load
+from pyops.cdc.postgres.capture import capture
+from pyops.commands.extract import extract
+from pyops.commands.run import _let_go_of_the_warehouse
+from pyops.config.model import load
 from pyops.demo import events
-from pyops.extraction import extract
-from pyops.pipeline import _let_go_of_the_warehouse
-from pyops.replication import capture
 from tests.pyops.conftest import execute
 from tests.pyops.dbt_runs import copy_project
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyops.cdc.pgoutput import Attribute, CorruptStreamError, Decoder, Relation, lsn_text
+from pyops.cdc.postgres.pgoutput import Attribute, CorruptStreamError, Decoder, Relation, lsn_text
 from tests.pyops import reference_decoder as wire
 from tests.pyops.conftest import Lab, Sql, execute
 from tests.pyops.reference_decoder import CorruptError, Event, Reference, events_of

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pyops import compact
-from pyops.config import load
+from pyops.cdc.postgres.capture import capture, snapshot
+from pyops.commands.compact import Compaction
+from pyops.config.model import load
 from pyops.errors import OperationError, UsageError
-from pyops.replication import capture, snapshot
-from pyops.retention import Compaction
-from pyops.runs import utc_now
+from pyops.records import utc_now
 from tests.pyops.change_log import at_source, current, events, ops
 from tests.pyops.conftest import Connect, Lab, Sql
 from tests.pyops.dbt_runs import put_manifest
@@ -244,7 +244,7 @@ def test_a_slot_that_says_it_again_adds_nothing_to_a_folded_log(
     sql("UPDATE t SET v = 1")
     sql("DELETE FROM t WHERE id = 1")
     with monkeypatch.context() as patch:
-        patch.setattr("pyops.replication.advance_slot", lambda *_: None)
+        patch.setattr("pyops.cdc.postgres.capture.advance_slot", lambda *_: None)
         lab.capture(KEPT)
     folded(lab)
     lab.capture(KEPT)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pyops.errors import OperationError, SchemaChangeError
-from pyops.evolution import common_type
+from pyops.warehouse.schema import common_type
 from tests.pyops.conftest import Lab, Sql
 
 MERGE: dict[str, Any] = {"mode": "incremental", "cursor": "at", "primary_key": ["id"]}

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyops.errors import UsageError
-from pyops.texts import check_type, landing
+from pyops.staging.casts import check_type, landing
 
 FAULT = "fault"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyops.watermark import Watermark, advance, still_open
+from pyops.sources.postgres.watermark import Watermark, advance, still_open
 
 
 @dataclass

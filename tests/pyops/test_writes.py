@@ -8,14 +8,15 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from pyops import Days, extraction
-from pyops.config import Table
+from pyops import Days
+from pyops.commands import extract as extraction
+from pyops.config.model import Table
 from pyops.errors import DataError, TransientError
-from pyops.publication import Load, publish
-from pyops.runs import Run
-from pyops.stage import Stage
-from pyops.types import Landing
-from pyops.warehouse import Warehouse
+from pyops.records import Run
+from pyops.staging.file import Stage
+from pyops.staging.postgres_types import Landing
+from pyops.warehouse.duckdb import Warehouse
+from pyops.warehouse.publication import Load, publish
 from tests.pyops.conftest import Lab, Sql
 
 KEYED: dict[str, Any] = {"primary_key": ["id"]}

@@ -1,0 +1,1 @@
+"""Changes read from Debezium's events."""

@@ -1,0 +1,72 @@
+"""Which events of a load are new to a log, and their places in it. Pure functions.
+
+Delivery at least once is the normal case: an event that is in the log, or is there twice in one
+load, adds nothing.
+"""
+
+from collections.abc import Mapping
+
+from pyops.sql import columns as listed
+from pyops.sql import identifier
+from pyops.warehouse.schema import common_type
+
+_COMPARED = ("_op", "_xid", "_committed_at", "_unchanged")
+
+
+def new_rows(rows: str, columns: Mapping[str, str], log: Mapping[str, str], old: str) -> str:
+    """The SELECT of the events that a log has not, with ``_seq``.
+
+    An event is the same as another if position, operation and all values are equal. Its ``_seq`` is
+    its ``_order`` where it has one; else those of one ``_lsn`` are numbered as they arrived: from 1
+    on, behind what is there, and the rows of a copy below 1, before what happened there.
+
+    Args:
+        rows: The SELECT of what arrived: the columns, the log's own without ``_seq``, and
+            ``_order``, ``_file``, ``_line``, which say in what order.
+        columns: The type of each column of its own.
+        log: The type of each column of the log, without the log's own; empty if there is none.
+        old: The SELECT of the log's events that may be the same.
+    """
+    there = {name.lower(): (name, type_) for name, type_ in log.items()}
+    same = ["o._lsn = n._lsn", *(f"o.{name} IS NOT DISTINCT FROM n.{name}" for name in _COMPARED)]
+    for name, new in columns.items():
+        if name.lower() not in there:
+            same.append(f"n.{identifier(name)} IS NULL")
+            continue
+        column, type_ = there.pop(name.lower())
+        wide = "" if type_ == new else f"::{common_type(type_, new) or 'VARCHAR'}"
+        same.append(f"o.{identifier(column)}{wide} IS NOT DISTINCT FROM n.{identifier(name)}{wide}")
+    same += [f"o.{identifier(name)} IS NULL" for name, _ in there.values()]
+    is_old = " AND ".join(same)
+    identity = listed(["_lsn", "_order", *_COMPARED, *columns])
+    arrival = "_file, _line"
+    return f"""
+    WITH arrived AS (
+        FROM ({rows})
+        QUALIFY row_number() OVER (PARTITION BY {identity} ORDER BY {arrival}) = 1
+    ),
+    old AS ({old}),
+    new AS (
+        FROM arrived AS n WHERE _order IS NULL AND NOT EXISTS (FROM old AS o WHERE {is_old})
+        UNION ALL
+        FROM arrived AS n WHERE _order IS NOT NULL
+            AND NOT EXISTS (FROM old AS o WHERE {is_old} AND o._seq = n._order)
+    ),
+    ordered AS (
+        SELECT *, _order IS NOT NULL
+            AND row_number() OVER (PARTITION BY _lsn, _order ORDER BY {arrival}) = 1
+            AND (_lsn, _order) NOT IN (SELECT (_lsn, _seq) FROM old) AS _is_ordered
+        FROM new
+    ),
+    taken AS (
+        SELECT _lsn, least(min(_seq), 1) AS low, greatest(max(_seq), 0) AS high
+        FROM (SELECT _lsn, _seq FROM old UNION ALL SELECT _lsn, _order FROM new)
+        GROUP BY _lsn
+    )
+    SELECT ordered.* EXCLUDE (_order, _is_ordered, {arrival}), CASE WHEN _is_ordered THEN _order
+        WHEN _op = 'r' THEN low - row_number() OVER (
+            PARTITION BY _lsn, _is_ordered, _op = 'r' ORDER BY _file DESC, _line DESC)
+        ELSE high + row_number() OVER (
+            PARTITION BY _lsn, _is_ordered, _op = 'r' ORDER BY {arrival}) END AS _seq
+    FROM ordered JOIN taken USING (_lsn)
+    """

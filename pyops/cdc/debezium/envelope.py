@@ -1,0 +1,274 @@
+"""Debezium's change events as SQL over lines of JSON. Pure functions.
+
+The envelope is that of Debezium's connector documentation, "Data change events"; an event may
+stand by itself, in Connect's ``schema`` and ``payload``, and beside its key.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pyops.sources.files.json import NOT_BLANK, marked_if_needed
+from pyops.sql import identifier, literal
+from pyops.staging import casts as texts
+from pyops.staging.connect_types import UNAVAILABLE, ConnectType, unavailable
+
+COUNTED = ("tombstones", "heartbeats", "transaction events", "messages", "events of other tables")
+# What an event has beside the row, until it has its place in the log.
+META = {
+    "_op": "VARCHAR",
+    "_lsn": "BIGINT",
+    "_order": "BIGINT",
+    "_xid": "BIGINT",
+    "_committed_at": "TIMESTAMP",
+    "_unchanged": "VARCHAR[]",
+}
+
+_WORDS = {  # where the single values of an event are
+    "op": "/op",
+    "status": "/status",
+    "connector": "/source/connector",
+    "db": "/source/db",
+    "schema": "/source/schema",
+    "table": "/source/table",
+    "lsn": "/source/lsn",
+    "file": "/source/file",
+    "pos": "/source/pos",
+    "change_lsn": "/source/change_lsn",
+    "commit_lsn": "/source/commit_lsn",
+    "scn": "/source/scn",
+    "ts_ns": "/source/ts_ns",
+    "ts_us": "/source/ts_us",
+    "ts_ms": "/source/ts_ms",
+    "ts_sec": "/source/ts_sec",  # before Debezium 0.10
+    "xid": "/source/txId",
+    "order": "/transaction/total_order",
+}
+_NUMBERS = {word: f"w[{number}]" for number, word in enumerate(_WORDS, 1)}
+_BEFORE, _AFTER = "parts[1]", "parts[2]"
+
+
+def fields_of(schema: str | None) -> dict[str, ConnectType]:
+    """The columns of the row in an event's schema, as Connect writes it; none if it names none."""
+    for wanted in ("after", "before"):
+        for part in _fields(json.loads(schema or "null")):
+            if part["field"] == wanted and (fields := _fields(part)):
+                return {field["field"]: ConnectType.of_field(field) for field in fields}
+    return {}
+
+
+def _fields(struct: Any) -> list[dict[str, Any]]:
+    found = struct.get("fields") if isinstance(struct, dict) else None
+    listed = found if isinstance(found, list) else []
+    return [
+        item for item in listed if isinstance(item, dict) and isinstance(item.get("field"), str)
+    ]
+
+
+def parsed(mark: str, *, table: str, takes_its_own: bool, key: tuple[str, ...]) -> str:
+    """The SELECT that takes the lines of ``piece``, each a text of JSON, apart.
+
+    Its columns: ``line``; ``text``, the row as a JSON object; ``schema``; ``kind``, one of
+    ``COUNTED`` for what has nothing to land, or ``row``; ``fault``, why it is neither; ``_op``,
+    ``_lsn``, ``_order`` (its place in the transaction, where it has one that is its own),
+    ``_xid``, ``_committed_at``, and ``_unavailable``: whether a value may not have been sent.
+
+    Args:
+        mark: What numbers are marked with, see ``json_rows``.
+        table: The table at the source, as the last of its database, schema and name.
+        takes_its_own: Whether events of other tables are nothing to land, and no fault.
+        key: The columns that identify a row.
+    """
+    w = _NUMBERS
+    name = f"concat_ws('.', {w['db']}, nullif({w['schema']}, ''), nullif({w['table']}, ''))"
+    is_mine = f"ends_with('.' || {name}, {literal('.' + table)})"
+    keyless = " OR ".join(f"{_text('row', column)} IS NULL" for column in key) or "false"
+    moved = " OR ".join(f"{_text(_BEFORE, column)} <> {_text(_AFTER, column)}" for column in key)
+    other = f"'an event of ' || {name} || {literal(f', not of {table}')}"
+    fault = f"""CASE
+        WHEN value IS NULL THEN 'its value is a text that holds no JSON'
+        WHEN kind IS NOT NULL THEN NULL
+        WHEN NOT starts_with(event, '{{') THEN 'it is JSON, but no event'
+        WHEN {w["op"]} IS NULL THEN {_named_fault()}
+        WHEN {w["connector"]} = 'mongodb' OR list_contains(source_keys, 'collection')
+        THEN 'an event of MongoDB: its documents are no rows'
+        WHEN {w["op"]} NOT IN ('r', 'c', 'u', 'd', 't')
+        THEN 'its op is none of r, c, u, d, t and m'
+        WHEN {w["table"]} IS NULL OR {w["table"]} = '' THEN 'it does not say of which table it is'
+        WHEN NOT {is_mine} THEN {other}
+        WHEN lsn IS NULL THEN 'it has no position in the source: neither lsn, nor file and pos,'
+            || ' nor change_lsn, scn or ts_ms'
+        WHEN NOT coalesce(starts_with(row, '{{'), false)
+        THEN 'it has no row: no after, or if it is a d neither before nor a key'
+        WHEN {w["op"]} <> 't' AND ({keyless}) THEN 'a primary key cannot be NULL'
+        WHEN {w["op"]} = 'u' AND ({moved or "false"})
+        THEN 'its key is another before than after; that has to be two events, d and c'
+        END"""
+    kind = f"""CASE
+        WHEN event = 'null' THEN 'tombstones'
+        WHEN NOT starts_with(event, '{{') THEN NULL
+        WHEN {w["op"]} IS NULL THEN CASE
+            WHEN {w["status"]} IN ('BEGIN', 'END') THEN 'transaction events'
+            WHEN json_extract(event, '/ts_ms') IS NOT NULL
+            AND list_has_all(['ts_ms', 'ts_us', 'ts_ns'], json_keys(event)) THEN 'heartbeats' END
+        WHEN {w["op"]} = 'm' THEN 'messages'
+        WHEN {str(takes_its_own).lower()} AND {w["op"]} IN ('r', 'c', 'u', 'd', 't')
+            AND {w["table"]} <> '' AND NOT {is_mine} THEN 'events of other tables'
+        END"""
+    row = f"""CASE
+        WHEN {w["op"]} IN ('r', 'c', 'u') THEN {_AFTER}
+        WHEN {w["op"]} = 'd' AND starts_with({_BEFORE}, '{{') THEN {_BEFORE}
+        WHEN {w["op"]} = 'd' THEN key
+        WHEN {w["op"]} = 't' THEN '{{}}' END"""
+    words = ", ".join(map(literal, _WORDS.values()))
+    may_lack = " OR ".join(f"contains(row, {literal(text)})" for text in UNAVAILABLE)
+    return f"""
+    WITH events AS ({_events(mark)}),
+    words AS (
+        SELECT line, value, schema, event, key,
+            json_extract_string(event, [{words}]) AS w,
+            json_extract(event, ['/before', '/after']) AS parts,
+            CASE WHEN starts_with(event, '{{') THEN json_keys(event, '/source') END AS source_keys
+        FROM events
+    ),
+    placed AS (SELECT *, {row} AS row, {kind} AS kind, {_position()} AS lsn FROM words),
+    judged AS (SELECT *, {fault} AS fault FROM placed)
+    SELECT line, row AS text, schema, coalesce(kind, 'row') AS kind, fault, {w["op"]} AS _op,
+        lsn AS _lsn, CASE WHEN {_is_exact()} THEN {_whole(w["order"])} END AS _order,
+        {_whole(w["xid"])} AS _xid, TRY(make_timestamp({_microseconds()})) AS _committed_at,
+        {may_lack} AS _unavailable
+    FROM judged
+    """
+
+
+def _events(mark: str) -> str:
+    """The SELECT of each line's event, its schema, and its key."""
+    of_key = "CASE WHEN k[1] IS NOT NULL THEN k[1] ELSE key END"
+    return f"""
+    SELECT line, value,
+        CASE WHEN v[1] IS NULL AND v[2] IS NOT NULL THEN v[2] ELSE value END AS event,
+        CASE WHEN v[1] IS NULL AND v[2] IS NOT NULL THEN v[3] END AS schema, {of_key} AS key
+    FROM (
+        SELECT *, CASE WHEN is_bare THEN [a[1], a[3], a[5]]
+            ELSE json_extract(value, ['/op', '/payload', '/schema']) END AS v,
+            json_extract(key, ['/payload']) AS k
+        FROM (
+            SELECT line, a, a[1] IS NOT NULL
+                OR (a[2] IS NULL AND NOT coalesce(starts_with(a[3], '"'), false)) AS is_bare,
+                CASE WHEN {_is_text("coalesce(a[2], a[3])")}
+                THEN {_unpacked("CASE WHEN a[2] IS NOT NULL THEN a[2] ELSE a[3] END", mark)}
+                WHEN a[1] IS NULL AND a[2] IS NOT NULL THEN a[2] ELSE t END AS value,
+                CASE WHEN a[1] IS NOT NULL THEN NULL
+                WHEN {_is_text("a[4]")} THEN {_unpacked("a[4]", mark)} ELSE a[4] END AS key
+            FROM (
+                SELECT line, t,
+                    json_extract(t, ['/op', '/value', '/payload', '/key', '/schema']) AS a
+                FROM (
+                    SELECT line, trim({marked_if_needed("text", mark)}, E' \\t\\r\\n') AS t
+                    FROM piece WHERE {NOT_BLANK}
+                )
+            )
+        )
+    )"""
+
+
+def _is_text(value: str) -> str:
+    return f"""a[1] IS NULL AND starts_with({value}, '"')"""
+
+
+def _unpacked(value: str, mark: str) -> str:
+    """JSON that was written into a string, as ``kcat -J`` does; NULL if it is none."""
+    text = f"json_extract_string({value}, '$')"
+    return f"CASE WHEN {texts.is_json(text)} THEN {marked_if_needed(text, mark)} END"
+
+
+def _named_fault() -> str:
+    """What something without an op is, for the reader of its dead letter."""
+    return """CASE
+        WHEN len(list_intersect(json_keys(event), ['ddl', 'tableChanges'])) > 0
+        THEN 'a schema change event: it has the DDL of a table, and no row'
+        WHEN list_contains(json_keys(event), 'specversion')
+        THEN 'a CloudEvent: let the connector write its own envelope'
+        WHEN list_contains(json_keys(event), 'aggregate_type')
+        THEN 'a notification of the connector: it has no row'
+        WHEN json_keys(event) = [] THEN 'an empty event'
+        ELSE 'it has no op: the key of an event, or a row without its envelope' END"""
+
+
+def _position() -> str:
+    """One BIGINT that orders the events of a row as they happened.
+
+    PostgreSQL's is the change's own LSN, MySQL's the number of the binlog file and the place in it,
+    SQL Server's the three parts of its LSN packed, Oracle's the SCN. Others have but the time of
+    the change, in nanoseconds.
+    """
+    w = _NUMBERS
+    number = f"TRY_CAST(regexp_extract({w['file']}, '\\d+$') AS BIGINT)"
+    place = _whole(w["pos"])
+    packed = f"coalesce({w['change_lsn']}, {w['commit_lsn']})"
+    fits = "00[0-7][0-9a-fA-F]{5}:00[0-9a-fA-F]{6}:[0-9a-fA-F]{4}"
+    log, block, slot = (f"('0x' || split_part({packed}, ':', {n}))::BIGINT" for n in (1, 2, 3))
+    return f"""CASE
+        WHEN list_contains(source_keys, 'lsn') THEN {_whole(w["lsn"])}
+        WHEN list_contains(source_keys, 'file') THEN
+            CASE WHEN {number} < {2**31} AND {place} < {2**32}
+            THEN {number} * {2**32} + {place} END
+        WHEN list_contains(source_keys, 'change_lsn') THEN
+            CASE WHEN regexp_full_match({packed}, '{fits}')
+            THEN {log} * {2**40} + {block} * {2**16} + {slot} END
+        WHEN list_contains(source_keys, 'scn') THEN {_whole(w["scn"])}
+        ELSE coalesce({_whole(w["ts_ns"])}, TRY({_microseconds()} * 1000)) END"""
+
+
+def _is_exact() -> str:
+    """The condition that no two transactions share a position."""
+    return "len(list_intersect(source_keys, ['lsn', 'file', 'change_lsn'])) > 0"
+
+
+def _microseconds() -> str:
+    w = {name: _whole(word) for name, word in _NUMBERS.items() if name.startswith("ts_")}
+    return (
+        f"coalesce({w['ts_ns']} // 1000, {w['ts_us']}, {w['ts_ms']} * 1000,"
+        f" {w['ts_sec']} * 1000000)"
+    )
+
+
+def _whole(word: str) -> str:
+    return f"CASE WHEN regexp_full_match({word}, '\\d{{1,19}}') THEN TRY_CAST({word} AS BIGINT) END"
+
+
+def _text(row: str, column: str) -> str:
+    pointer = "/" + column.replace("~", "~0").replace("/", "~1")
+    return f"json_extract_string({row}, {literal(pointer)})"
+
+
+def lacking(columns: Mapping[str, str | None]) -> str:
+    """The SELECT that says of each column whether it has a value that was not sent.
+
+    Args:
+        columns: The salt of each column whose texts are hashes, and None of each other one.
+    """
+    found = ", ".join(f"coalesce(bool_or({_stands_for(*item)}), false)" for item in columns.items())
+    return f"SELECT {found} FROM arrived WHERE _unavailable"
+
+
+def without_unavailable(columns: Mapping[str, str | None]) -> str:
+    """The UPDATE that writes down which values were not sent, and takes out what stands for them.
+
+    Args:
+        columns: As in ``lacking``.
+    """
+    names, sets = [], []
+    for name, salt in columns.items():
+        found, column = _stands_for(name, salt), identifier(name)
+        names.append(f"CASE WHEN {found} THEN {literal(name)} END")
+        sets.append(f"{column} = CASE WHEN NOT {found} THEN {column} END")
+    return (
+        f"UPDATE arrived SET {', '.join(sets)}, _unchanged = CASE WHEN _op <> 'd' THEN"
+        f" list_filter([{', '.join(names)}]::VARCHAR[], lambda name: name IS NOT NULL) ELSE [] END"
+        " WHERE _unavailable"
+    )
+
+
+def _stands_for(name: str, salt: str | None) -> str:
+    return f"{identifier(name)} IN ({unavailable(salt)})"

@@ -1,0 +1,1 @@
+"""Changes read from a replication slot."""

@@ -1,0 +1,360 @@
+"""Publications: which tables and columns PostgreSQL puts into the stream of changes.
+
+A table that is not published, or is published under a column list that has changed, is missing from
+the stream without an error (PostgreSQL 18 only warns of a publication that is not there). And a
+table that cannot be published for updates makes the source's own updates fail. So both are checked,
+the one before every look at the stream, the other before anything is made.
+
+PostgreSQL manual: 29.1 Publication, CREATE PUBLICATION, 52.40-42 pg_publication*.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pyops.config.model import Project, Table, did_you_mean
+from pyops.errors import OperationError
+from pyops.sources.postgres.session import Session
+from pyops.sql import columns as listed
+from pyops.sql import identifier, qualified
+from pyops.warehouse.bookkeeping import Captured
+
+_FACTS = """
+SELECT
+    c.oid::bigint, c.relkind::text, c.relpersistence::text, c.relreplident::text,
+    pg_has_role(c.relowner, 'USAGE'),
+    coalesce((
+        SELECT json_agg(a.attname ORDER BY k.place)::text
+        FROM pg_index AS i
+        CROSS JOIN unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (attnum, place)
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+        WHERE i.indrelid = c.oid AND i.indisprimary
+    ), '[]'),
+    coalesce((
+        SELECT json_agg(a.attname)::text
+        FROM pg_index AS i
+        CROSS JOIN unnest(i.indkey::smallint[]) AS k (attnum)
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+        WHERE i.indrelid = c.oid AND CASE c.relreplident
+            WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false
+        END
+    ), '[]'),
+    (
+        SELECT json_agg(a.attname ORDER BY a.attnum)::text
+        FROM pg_attribute AS a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+            AND (a.attgenerated = '' OR a.attgenerated = $3)
+    )
+FROM pg_class AS c
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2
+"""
+# What was altered and altered back was another publication meanwhile: xmin tells, the oid does not.
+_PUBLICATIONS = """
+SELECT pubname::text, p.xmin::text::bigint, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot
+FROM pg_publication AS p WHERE pubname = ANY ($1::text::text[])
+"""
+_MEMBERS = """
+SELECT c.oid::bigint, coalesce(r.oid, s.oid, 0)::bigint, t.pubname::text,
+    coalesce(array_to_json(t.attnames)::text, '[]'), t.rowfilter
+FROM pg_publication_tables AS t
+JOIN pg_publication AS p ON p.pubname = t.pubname
+JOIN pg_namespace AS n ON n.nspname = t.schemaname
+JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
+LEFT JOIN pg_publication_rel AS r ON r.prpubid = p.oid AND r.prrelid = c.oid
+LEFT JOIN pg_publication_namespace AS s ON s.pnpubid = p.oid AND s.pnnspid = n.oid
+WHERE t.pubname = ANY ($1::text::text[])
+"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the source's catalog says of a table that is to be captured.
+
+    Attributes:
+        oid: Its oid.
+        schema: Its schema and
+        name: its name.
+        kind: ``pg_class.relkind``.
+        persistence: ``pg_class.relpersistence``.
+        identity: ``pg_class.relreplident``: d(efault), f(ull), i(ndex) or n(othing).
+        is_owned: Whether our user has the rights of its owner.
+        primary_key: Its primary key, in order.
+        identity_columns: The columns that an update or delete names its row by.
+        columns: Every column that can be published.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    persistence: str
+    identity: str
+    is_owned: bool
+    primary_key: tuple[str, ...]
+    identity_columns: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    @property
+    def qualified(self) -> str:
+        """The quoted name; of this table alone, not of those that inherit from it."""
+        only = "" if self.kind == "p" else "ONLY "
+        return only + qualified(self.schema, self.name)
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether its updates and deletes can be published at all."""
+        return self.identity == "f" or bool(self.identity_columns)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A table in a publication: the oid of its row there, its columns and its row filter.
+
+    In several publications, the oids are added: whichever it leaves, the sum is another.
+    """
+
+    oid: int
+    publication: str
+    columns: tuple[str, ...]
+    filter: str | None
+
+
+def default_name(source: str) -> str:
+    """The name of a source's slot and publication where the configuration gives none."""
+    return "pyops_" + re.sub("[^a-z0-9_]", "_", source.lower())[:50]
+
+
+@dataclass(frozen=True)
+class Publications:
+    """The publications of one source.
+
+    Attributes:
+        session: A connection.
+        source: The source's name.
+        names: Their names: one for tables whose rows have an identity, one for the others.
+        are_ours: Whether pyops makes and changes them.
+        version: The server's version.
+    """
+
+    session: Session
+    source: str
+    names: tuple[str, ...]
+    are_ours: bool
+    version: int
+
+    @classmethod
+    def of(cls, project: Project, source: str, session: Session, *, version: int) -> "Publications":
+        """The publications of a configured source."""
+        named = project.postgres(source).publication
+        own = default_name(source)
+        return cls(session, source, named or (own, f"{own}_inserts"), not named, version)
+
+    def facts(self, table: Table) -> Facts:
+        """Looks a table up, and refuses what could not be captured or would harm the source.
+
+        Raises:
+            OperationError: It is not there, has no changes, or could not be updated any more.
+        """
+        schema, name = table.postgres.schema_, table.name
+        # Generated columns that are stored can be published since PostgreSQL 18.
+        generated = "s" if self.version >= 180000 else ""
+        rows = self.session.query(_FACTS, schema, name, generated)
+        if not rows:
+            raise OperationError(
+                f"{table}: there is no table {schema}.{name} at the source",
+                hint="names are case-sensitive; `schema` in pyops.yml says where it is",
+            )
+        oid, kind, persistence, identity, owned, *names = rows[0]
+        key, identifying, columns = (tuple(json.loads(text or "[]")) for text in names)
+        facts = Facts(
+            *(oid, schema, name, kind, persistence, identity, owned, key, identifying, columns)
+        )
+        self._refuse(table, facts)
+        return facts
+
+    def _refuse(self, table: Table, facts: Facts) -> None:
+        config = table.postgres
+        for name in (*config.primary_key, *config.mask, *config.exclude, *config.columns):
+            if name not in facts.columns:
+                raise OperationError(
+                    f"{table}: there is no column {name} at the source that could be published",
+                    hint=did_you_mean(name, list(facts.columns))
+                    or f"it has: {', '.join(facts.columns)}",
+                )
+        if facts.kind not in "rp" or facts.persistence != "p":
+            raise OperationError(
+                f"{table}: PostgreSQL has no changes of it: it is no table with a log of its own",
+                hint="views, foreign and unlogged tables can be landed by mode full",
+            )
+        if not self.columns(table, facts):
+            raise OperationError(
+                f"{table}: no column is left to land", hint="see columns and exclude"
+            )
+        hidden = set(facts.columns) - set(self.columns(table, facts))
+        if hidden and facts.identity == "f":
+            raise OperationError(
+                f"{table}: columns are left out, and its REPLICA IDENTITY is FULL: PostgreSQL"
+                " would refuse every update of it at the source",
+                hint="give it another replica identity, or leave no column out (mask them instead)",
+            )
+        if lost := sorted(hidden & set(facts.identity_columns)):
+            raise OperationError(
+                f"{table}: column {', '.join(lost)} identifies its rows: without it PostgreSQL"
+                " would refuse every update of the table at the source",
+                hint="leave it in; mask it if its values must not be seen",
+            )
+
+    def columns(self, table: Table, facts: Facts) -> tuple[str, ...]:
+        """The columns that the configuration wants to have published."""
+        config = table.postgres
+        return tuple(
+            name
+            for name in facts.columns
+            if name not in config.exclude and name in (config.columns or facts.columns)
+        )
+
+    def look(self) -> dict[str, int]:
+        """The version of each publication by name, which whatever is done to it changes.
+
+        Raises:
+            OperationError: One is not there, or does not publish what it must.
+        """
+        found = {
+            name: (version, operations, via_root)
+            for name, version, *operations, via_root in self.session.query(
+                _PUBLICATIONS, _array(self.names)
+            )
+        }
+        for number, name in enumerate(self.names):
+            if name not in found:
+                raise OperationError(
+                    f"{self.source}: publication {name} is not there: changes would go missing",
+                    hint=self._hint("make it"),
+                )
+            _, operations, via_root = found[name]
+            needed = [True, number == 0, number == 0, True] if self.are_ours else [True] * 4
+            if operations != needed or not via_root:
+                raise OperationError(
+                    f"{self.source}: publication {name} was altered, or does not publish insert,"
+                    " update, delete and truncate with publish_via_partition_root",
+                    hint=self._hint("alter it"),
+                )
+        return {name: found[name][0] for name in self.names}
+
+    def members(self) -> dict[int, Member]:
+        """The tables that are in the publications, by their oid.
+
+        Of a table that is in several of them PostgreSQL sends what any of them lets pass.
+        """
+        members: dict[int, Member] = {}
+        for table, oid, publication, columns, filter_ in self.session.query(
+            _MEMBERS, _array(self.names)
+        ):
+            member = Member(oid, publication, tuple(json.loads(columns)), filter_)
+            if (other := members.get(table)) is not None:
+                both = None
+                if other.filter and member.filter:
+                    both = f"({other.filter}) OR ({member.filter})"
+                member = replace(member, oid=other.oid + oid, filter=both)
+            members[table] = member
+        return members
+
+    def create(self) -> None:
+        """Makes what is not there of our own publications, without a table.
+
+        Raises:
+            OperationError: There is no right to.
+        """
+        there = {row[0] for row in self.session.query(_PUBLICATIONS, _array(self.names))}
+        options = "publish_via_partition_root = true"
+        if self.version >= 180000:
+            options += ", publish_generated_columns = stored"
+        for name, operations in zip(
+            self.names, ("insert, update, delete, truncate", "insert, truncate"), strict=True
+        ):
+            if name not in there:
+                self._change(
+                    f"CREATE PUBLICATION {identifier(name)}"
+                    f" WITH (publish = '{operations}', {options})"
+                )
+
+    def check_rights(self, tables: Mapping[Table, Facts]) -> None:
+        """Makes sure that our publications can be made and the tables can join them.
+
+        Raises:
+            OperationError: A right is missing; the hint is the SQL that gives it.
+        """
+        may_create, user, database = self.session.query(
+            "SELECT has_database_privilege(current_database(), 'CREATE'),"
+            " current_user::text, current_database()::text"
+        )[0]
+        others = [f"{facts.schema}.{facts.name}" for facts in tables.values() if not facts.is_owned]
+        if others:
+            raise OperationError(
+                f"{self.source}: only its owner can publish {', '.join(others)}",
+                hint=f"have the owner make a publication and name it under `publication`,"
+                f" or GRANT <owner> TO {identifier(user)};",
+            )
+        if not may_create:
+            raise OperationError(
+                f"{self.source}: the source's user may not make a publication",
+                hint=f"GRANT CREATE ON DATABASE {identifier(database)} TO {identifier(user)};"
+                " or have somebody make one and name it under `publication`",
+            )
+
+    def join(self, table: Table, facts: Facts) -> None:
+        """Puts a table into the publication it belongs to, under the columns that are wanted."""
+        self.leave([facts.oid])
+        name = self.names[0 if facts.has_identity else 1]
+        wanted = self.columns(table, facts)
+        columns = f" ({listed(wanted)})" if set(wanted) != set(facts.columns) else ""
+        self._change(f"ALTER PUBLICATION {identifier(name)} ADD TABLE {facts.qualified}{columns}")
+
+    def leave(self, relations: Sequence[int]) -> None:
+        """Takes tables out of our publications."""
+        members = self.members()
+        for oid in relations:
+            if (member := members.get(oid)) is not None:
+                [(schema, name)] = self.session.query(
+                    "SELECT n.nspname::text, c.relname::text FROM pg_class AS c"
+                    " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1::oid",
+                    oid,
+                )
+                self._change(
+                    f"ALTER PUBLICATION {identifier(member.publication)}"
+                    f" DROP TABLE ONLY {qualified(schema, name)}"
+                )
+
+    def drop(self) -> None:
+        """Drops the publications that pyops made."""
+        for name in self.names if self.are_ours else ():
+            self._change(f"DROP PUBLICATION IF EXISTS {identifier(name)}")
+
+    def problem(self, table: Captured, members: Mapping[int, Member]) -> str:
+        """Why the stream may lack changes of a captured table; empty if it has all of them."""
+        member = members.get(table.relation_oid)
+        if member is None:
+            return "is not in the publication any more"
+        if member.oid != table.membership_oid:
+            return "left the publication and joined it again, or its column list was altered"
+        return ""
+
+    def _change(self, statement: str) -> None:
+        self.session.set({"default_transaction_read_only": "off"})
+        try:
+            self.session.query(statement)
+        finally:
+            self.session.set({"default_transaction_read_only": "on"})
+
+    def _hint(self, mend: str) -> str:
+        again = f"pyops slot drop {self.source}, then pyops cdc {self.source}, copies all tables"
+        return f"{again} anew" if self.are_ours else f"{mend} and start over: {again} anew"
+
+
+def _array(names: Sequence[str]) -> str:
+    """The text of a PostgreSQL array of names."""
+    return (
+        "{" + ",".join('"' + n.replace("\\", "\\\\").replace('"', '\\"') + '"' for n in names) + "}"
+    )

@@ -1,0 +1,250 @@
+"""Compaction: changes older than a log's retention become one row a key, with all its values.
+
+What is folded has been applied by everything in dbt that remembers, so that nobody waits for it; a
+model that is made anew from the log afterwards ends in the same rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import duckdb
+
+from pyops.cdc.fold import number_events
+from pyops.config.model import Project, Table
+from pyops.dbt import Lineage, columns_of
+from pyops.errors import OperationError, PyopsError, UsageError
+from pyops.interrupt import interruptible
+from pyops.records import Run, ended, utc_now
+from pyops.sql import literal, qualified
+from pyops.warehouse.bookkeeping import log_key, store_compacted
+from pyops.warehouse.duckdb import Warehouse, insert_run
+from pyops.warehouse.recording import History
+
+_SURVIVES = "is_last AND _op <> 'd'"
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What came of one log.
+
+    Attributes:
+        table: The table, ``source.table``.
+        older_than: Changes committed before it could go, naive UTC.
+        rows_before: How many rows the log had.
+        rows_after: How many it has; with ``dry_run``, would have.
+        held_back_by: The dbt models that have not applied all that is old enough.
+        run: The run as it was recorded; None for a dry run.
+        error: Why nothing was done, if so.
+    """
+
+    table: str
+    older_than: datetime
+    rows_before: int = 0
+    rows_after: int = 0
+    held_back_by: tuple[str, ...] = ()
+    run: Run | None = None
+    error: PyopsError | None = None
+
+
+def compact(
+    project: Project,
+    names: Sequence[str] = (),
+    *,
+    now: datetime | None = None,
+    dry_run: bool = False,
+) -> list[Compaction]:
+    """Folds what is older than each log's retention and applied by dbt.
+
+    Args:
+        project: The project.
+        names: Tables; every one that has a retention if empty.
+        now: The time to reckon from, naive UTC; this machine's if not given.
+        dry_run: Only count.
+
+    Returns:
+        One result for each log, failed ones too.
+
+    Raises:
+        UsageError: A table that has no retention.
+        OperationError: dbt's manifest cannot be read, or the warehouse cannot be opened.
+    """
+    tables = project.select(list(names))
+    for table in tables if names else ():
+        if table.config.retention is None:
+            raise UsageError(
+                f"{table} has no retention", hint="give the table one in pyops.yml, like 90d"
+            )
+    tables = [table for table in tables if table.config.retention is not None]
+    if not tables:
+        return []
+    job = _Job(project, Lineage.read(project), now or utc_now(), dry_run)
+    return [job.run(table) for table in tables]
+
+
+@dataclass(frozen=True)
+class _Job:
+    project: Project
+    lineage: Lineage
+    now: datetime
+    dry_run: bool
+
+    def run(self, table: Table) -> Compaction:
+        assert table.config.retention is not None
+        done = Compaction(str(table), self.now - table.config.retention)
+        warehouse = Warehouse.of(self.project)
+        history = History(warehouse, self.project.staging_directory)
+        if not warehouse.path.exists():
+            return replace(done, error=_not_landed(table))
+        if self.dry_run:
+            try:
+                with history.looking() as (connection, catalog):
+                    return _Folding(connection, catalog, table, self.lineage, done).look()
+            except PyopsError as error:
+                return replace(done, error=error)
+        history.settle()
+        run = Run.begun(table.source, table.name, "compact", "fold")
+        try:
+            with history.changing(run) as (connection, catalog):
+                folding = _Folding(connection, catalog, table, self.lineage, done)
+                return interruptible(lambda: folding.apply(run), cancel=connection.interrupt)
+        except PyopsError as error:
+            history.record(run := ended(run, "failed", str(error)))
+            return replace(done, run=run, error=error)
+        except KeyboardInterrupt:
+            history.cancelled(run)
+            raise
+
+
+@dataclass
+class _Folding:
+    connection: duckdb.DuckDBPyConnection
+    catalog: str
+    table: Table
+    lineage: Lineage
+    done: Compaction
+
+    def __post_init__(self) -> None:
+        self.log = f"{self.catalog}.{qualified(*self.table.target)}"
+
+    def look(self) -> Compaction:
+        """Finds the events to fold, in ``temp.events``; says what the log would come to."""
+        columns = columns_of(self.connection, self.catalog, self.table.target)
+        if "_lsn" not in columns:
+            raise _not_landed(self.table)
+        self.key = log_key(self.connection, self.catalog, self.table)
+        if not self.key:
+            raise OperationError(
+                f"{self.table}: no key is known that tells its rows apart: changes can only be"
+                " folded by it",
+                hint="run pyops cdc, which asks the source; for a table without one, set"
+                " primary_key in pyops.yml or leave out retention",
+            )
+        applied = self._applied()
+        self.old = self._old(applied)
+        self._number()
+        before, folded = self._row(
+            f"SELECT count(*), count(*) FILTER (WHERE {self.old}) FROM {self.log}"
+        )
+        (left,) = self._row(f"SELECT count(*) FROM temp.events WHERE {_SURVIVES}")
+        loads = "SELECT coalesce(max(_load_id), 0) FROM {} WHERE _committed_at < {}"
+        (oldest,) = self._row(loads.format(self.log, _timestamp(self.done.older_than)))
+        return replace(
+            self.done,
+            rows_before=before,
+            rows_after=before - folded + left,
+            held_back_by=tuple(name for name, load in applied.items() if load < oldest),
+        )
+
+    def apply(self, run: Run) -> Compaction:
+        """Folds them, and records the run."""
+        done = self.look()
+        position = self._row(
+            f"SELECT _generation, _lsn FROM {self.log} WHERE {self.old}"
+            " ORDER BY _generation DESC, _lsn DESC LIMIT 1"
+        )
+        picked = f"SELECT n FROM temp.events WHERE {_SURVIVES} AND _op <> 'r'"
+        written = self.fold.rewrite(picked, op="'r'")
+        (deleted,) = self._row(
+            f"DELETE FROM {self.log} WHERE {self.old} AND (_generation, _lsn, _seq) NOT IN"
+            " (SELECT (_generation, _lsn, _seq) FROM temp.events WHERE is_last AND _op = 'r')"
+        )
+        self.fold.insert_rewritten()
+        if position:
+            store_compacted(self.connection, self.catalog, self.table, self.key, position)
+        self._row(
+            f"DELETE FROM {self.catalog}.pyops.dead_letters WHERE source = ? AND table_name = ?"
+            f" AND status <> 'open' AND recorded_at < {_timestamp(done.older_than)}",
+            self.table.source,
+            self.table.name,
+        )
+        run = replace(ended(run, "succeeded", None), rows_written=written, rows_deleted=deleted)
+        insert_run(self.connection, self.catalog, run)
+        return replace(done, run=run)
+
+    def _applied(self) -> dict[str, int]:
+        """Up to which load each model that remembers has applied the log."""
+        applied = {}
+        for node in self.lineage.rememberers(self.table.target):
+            name = ".".join(node.relation)
+            columns = columns_of(self.connection, self.catalog, node.relation)
+            if not columns:
+                raise OperationError(
+                    f"{self.table}: {name} ({node.materialized}) reads its log, and is not built",
+                    hint="run dbt build",
+                )
+            if "_load_id" not in columns:
+                raise OperationError(
+                    f"{self.table}: {name} ({node.materialized}) reads its log, and has no column"
+                    " _load_id to tell how far",
+                    hint="let the model keep the largest _load_id a row was made from; then run dbt"
+                    " build --full-refresh of it",
+                )
+            relation = f"{self.catalog}.{qualified(*node.relation)}"
+            (load,) = self._row(f"SELECT coalesce(max(_load_id), 0) FROM {relation}")
+            applied[name] = load
+        return applied
+
+    def _old(self, applied: dict[str, int]) -> str:
+        """The condition for the events before the first one that must stay.
+
+        Whole transactions: so a ``c`` is never parted from the ``d`` of the key it had before.
+        """
+        is_old = f"_committed_at < {_timestamp(self.done.older_than)}"
+        if applied:
+            is_old += f" AND _load_id <= {min(applied.values())}"
+        position = self._row(
+            f"SELECT _generation, _lsn FROM {self.log} WHERE ({is_old}) IS NOT TRUE"
+            " ORDER BY _generation, _lsn LIMIT 1"
+        )
+        return f"(_generation, _lsn) < {position}" if position else "true"
+
+    def _number(self) -> None:
+        where = self.old
+        if truncation := self._row(
+            f"SELECT _generation, _lsn, _seq FROM {self.log} WHERE _op = 't' AND {self.old}"
+            " ORDER BY _generation DESC, _lsn DESC, _seq DESC LIMIT 1"
+        ):
+            where += f" AND (_generation, _lsn, _seq) > {truncation}"
+        self.fold = number_events(self.connection, self.log, self.key, where=where)
+        (keyless,) = self._row("SELECT count(*) FROM temp.events WHERE NOT has_key")
+        if keyless:
+            raise OperationError(
+                f"{self.table}: {keyless:,} changes lack a value of its key"
+                f" ({', '.join(self.key)}): what they changed cannot be told",
+                hint="primary_key must be what the source's replica identity sends; pyops snapshot"
+                f" {self.table} begins the log anew",
+            )
+
+    def _row(self, statement: str, *parameters: object) -> tuple[int, ...]:
+        return self.connection.execute(statement, list(parameters)).fetchone() or ()
+
+
+def _timestamp(at: datetime) -> str:
+    return f"TIMESTAMP {literal(at.isoformat(sep=' '))}"
+
+
+def _not_landed(table: Table) -> OperationError:
+    return OperationError(
+        f"{table}: {'.'.join(table.target)} is not there", hint=f"run pyops cdc {table.source}"
+    )

@@ -1,0 +1,403 @@
+"""Erasure: all that is kept of one key, in raw, dead letters, staging files and dbt's tables.
+
+What dbt remembers of a person is found by a tag: the column that holds the key has
+``meta: {pyops_key_of: source.table.column}``. Nothing of the key is printed, logged or recorded.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import duckdb
+
+from pyops.cdc.fold import MOVES, number_events
+from pyops.config.model import Project, Table
+from pyops.dbt import Lineage, Node, Relation, columns_of
+from pyops.errors import OperationError, PyopsError, TransientError, UsageError
+from pyops.interrupt import interruptible
+from pyops.records import Run, ended
+from pyops.sql import identifier, json_pointer, literal, qualified
+from pyops.staging.file import busy, discard, kept
+from pyops.warehouse.bookkeeping import log_key
+from pyops.warehouse.duckdb import Warehouse, bookkeeping_exists, insert_run
+from pyops.warehouse.recording import History
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """What was kept of a key, and is gone; with ``dry_run``, would go.
+
+    Attributes:
+        table: The table, ``source.table``.
+        rows: How many rows, by the table of the warehouse they were in.
+        dead_letters: How many dead letters.
+        staging_files: How many staging files that waited for another command.
+        unreadable_letters: Dead letters of the table whose key cannot be read: they stay.
+        rebuild: The dbt command that makes anew what may still hold something; empty for none.
+        by_hand: The dbt tables that it cannot make anew: tag their columns, or delete by hand.
+        run: The run as it was recorded; None for a dry run.
+    """
+
+    table: str
+    rows: Mapping[str, int] = field(default_factory=dict)
+    dead_letters: int = 0
+    staging_files: int = 0
+    unreadable_letters: int = 0
+    rebuild: str = ""
+    by_hand: tuple[str, ...] = ()
+    run: Run | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of the key was there."""
+        return not (self.rows or self.dead_letters or self.staging_files)
+
+
+def erase(project: Project, name: str, key: Sequence[str], *, dry_run: bool = False) -> Erasure:
+    """Removes every row of one key, and says what dbt has to build again.
+
+    All of the warehouse is one transaction; killed anywhere, the same call again ends the same.
+
+    Args:
+        project: The project.
+        name: The table, as ``source.table`` or ``table``.
+        key: The texts of the key's values, in its order; of a masked column, the value in clear.
+        dry_run: Only count.
+
+    Raises:
+        UsageError: The table has no key, or these are no values of it.
+        TransientError: A run is under way, or another process holds the warehouse.
+        OperationError: dbt's manifest or a table is not as it must be; nothing is erased then.
+    """
+    table = project.select([name])[0]
+    warehouse = Warehouse.of(project)
+    history = History(warehouse, project.staging_directory)
+    wanted = _Wanted(project, table, Lineage.read(project), tuple(key))
+    _check_tags(project, wanted.lineage)
+    if not warehouse.path.exists():
+        return Erasure(str(table))
+    if dry_run:
+        with history.looking() as opened:
+            erasing = _Erasing(wanted, *opened)
+            return erasing.count(len(erasing.staged()))
+    history.settle()
+    run = Run.begun(table.source, table.name, "erase", "delete")
+    if busy(history.staging):
+        raise TransientError(
+            f"{table}: a run is under way, and may land again what is erased now",
+            hint="wait until it has ended",
+        )
+    with history.looking() as opened:
+        staged = _Erasing(wanted, *opened).staged()
+    discard(history.staging, staged)
+    try:
+        with history.changing(run) as (connection, catalog):
+            erasing = _Erasing(wanted, connection, catalog)
+            return interruptible(
+                lambda: erasing.apply(run, len(staged)), cancel=connection.interrupt
+            )
+    except PyopsError as error:
+        history.record(ended(run, "failed", str(error)))
+        raise
+    except KeyboardInterrupt:
+        history.cancelled(run)
+        raise
+
+
+def _check_tags(project: Project, lineage: Lineage) -> None:
+    """A tag with a slip in it would leave a person where it was: none may lead nowhere."""
+    known = {str(table) for table in project.tables()}
+    for node in lineage.nodes.values():
+        for tag in node.keys:
+            if tag.rpartition(".")[0] not in known:
+                raise OperationError(
+                    f"{node.name}: pyops_key_of: {tag} is no column of a configured table",
+                    hint="write source.table.column, with the names of pyops.yml",
+                )
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be erased: of which table, the texts of the key's values."""
+
+    project: Project
+    table: Table
+    lineage: Lineage
+    key: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A table that may hold the key: where, the condition for its rows, whether it is a log."""
+
+    relation: Relation
+    condition: str
+    is_log: bool = False
+
+    def __str__(self) -> str:
+        return ".".join(self.relation)
+
+
+class _Erasing:
+    """One key in an open warehouse."""
+
+    def __init__(
+        self, wanted: _Wanted, connection: duckdb.DuckDBPyConnection, catalog: str
+    ) -> None:
+        self.project, self.table, self.lineage = wanted.project, wanted.table, wanted.lineage
+        self.connection = connection
+        self.catalog = catalog
+        self.relations = self._raw()
+        self.names = log_key(connection, catalog, self.table)
+        if not self.names:
+            raise UsageError(
+                f"{self.table}: no key is known that tells its rows apart",
+                hint="set primary_key in pyops.yml",
+            )
+        if len(wanted.key) != len(self.names):
+            raise UsageError(
+                f"{self.table}: its key has {len(self.names)} values, and {len(wanted.key)} given",
+                hint=f"give --key once for each of: {', '.join(self.names)}",
+            )
+        types = next(iter(self.relations.values()), {})
+        self.types = {n: types.get(n, "VARCHAR") for n in self.names}
+        self.given = dict(zip(self.names, wanted.key, strict=True))
+        self._bind(connection)
+        self.places = [*self._raw_places(), *self._built_places()]
+
+    def _raw(self) -> dict[Relation, dict[str, str]]:
+        """Where the table lands, and where it did by batch or by changes before; their columns."""
+        schema, name = self.table.target
+        base = name.removesuffix("__changes") if self.table.config.mode == "cdc" else name
+        others = {t.target for t in self.project.tables() if t != self.table}
+        found = {}
+        for relation in (self.table.target, (schema, base), (schema, f"{base}__changes")):
+            columns = columns_of(self.connection, self.catalog, relation)
+            if columns and relation not in others:
+                found[relation] = columns
+        return found
+
+    def _bind(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Gives a connection the key's values, as ``_value`` and ``_given`` name them in SQL."""
+        for number, name in enumerate(self.names):
+            text, type_ = self.given[name], self.types[name]
+            connection.execute(f"SET VARIABLE given_{number} = (SELECT ?)", [text])
+            if name in self.table.config.mask:
+                salt = self.project.config.sources[self.table.source].mask_salt
+                text = hashlib.sha256((salt + text).encode()).hexdigest()
+            statement = f"SET VARIABLE key_{number} = (SELECT TRY_CAST(? AS {type_}))"
+            connection.execute(statement, [text])
+            found = connection.execute(f"SELECT {self._value(name)} IS NULL").fetchone()
+            if found == (True,):
+                raise UsageError(
+                    f"{self.table}: the value given for {name} is no {type_}",
+                    hint="give --key the value as the warehouse shows it",
+                )
+
+    def _value(self, name: str) -> str:
+        return f"getvariable('key_{self.names.index(name)}')"
+
+    def _given(self, name: str) -> str:
+        return f"getvariable('given_{self.names.index(name)}')"
+
+    # Where it may be
+
+    def _raw_places(self) -> Iterator[_Place]:
+        for relation, columns in self.relations.items():
+            if lost := [name for name in self.names if name not in columns]:
+                raise OperationError(
+                    f"{self.table}: {'.'.join(relation)} has no column {', '.join(lost)}, which its"
+                    " key needs",
+                    hint="let primary_key name what is there; drop the table if it is a leftover",
+                )
+            condition = self._is_key({name: [identifier(name)] for name in self.names})
+            yield _Place(relation, condition, is_log="_lsn" in columns)
+
+    def _built_places(self) -> Iterator[_Place]:
+        tags = {f"{self.table}.{name}": name for name in self.names}
+        for node in self.lineage.nodes.values():
+            if unknown := [t for t in node.keys if self._is_ours(t) and t not in tags]:
+                raise OperationError(
+                    f"{node.name}: pyops_key_of: {', '.join(unknown)} is not in the key of"
+                    f" {self.table} ({', '.join(self.names)})",
+                    hint="tag the columns that hold the key",
+                )
+            tagged = {tags[tag]: names for tag, names in node.keys.items() if tag in tags}
+            if not tagged or not node.is_stored:
+                continue
+            columns = columns_of(self.connection, self.catalog, node.relation)
+            wanted = {name for names in tagged.values() for name in names}
+            if len(tagged) < len(self.names) or (columns and not wanted <= set(columns)):
+                raise OperationError(
+                    f"{node.name}: its columns tagged pyops_key_of are not the whole key of"
+                    f" {self.table}, or are not in {'.'.join(node.relation)}",
+                    hint=f"tag a column for each of: {', '.join(self.names)}; then run dbt build",
+                )
+            if columns:
+                yield _Place(
+                    node.relation,
+                    self._is_key(
+                        {k: [identifier(n) for n in names] for k, names in tagged.items()}
+                    ),
+                )
+
+    def _is_ours(self, tag: str) -> bool:
+        return tag.rpartition(".")[0] == str(self.table)
+
+    def _is_key(self, columns: Mapping[str, Sequence[str]]) -> str:
+        """The condition for the key, given the SQL of each of its columns; any of several."""
+        return " AND ".join(
+            "("
+            + " OR ".join(
+                f"TRY_CAST({column} AS {self.types[name]}) = {self._value(name)}"
+                for column in columns[name]
+            )
+            + ")"
+            for name in self.names
+        )
+
+    @property
+    def _letter(self) -> str:
+        """The condition for dead letters of the key; those of old may have it in clear."""
+
+        def is_in(document: str) -> str:
+            return " AND ".join(
+                f"(TRY_CAST({text} AS {self.types[name]}) = {self._value(name)}"
+                f" OR {text} = {self._given(name)})"
+                for name, text in self._texts(document).items()
+            )
+
+        return f"coalesce({is_in('key')}, false) OR coalesce({is_in('payload')}, false)"
+
+    def _texts(self, document: str) -> dict[str, str]:
+        json = f"TRY_CAST({document} AS JSON)"
+        return {name: f"({json} ->> {literal(json_pointer(name))})" for name in self.names}
+
+    def staged(self) -> list[Path]:
+        """The staging files of the table that wait for another command and hold the key."""
+        found = []
+        for path, run in kept(self.project.staging_directory):
+            if (run.source, run.table_name) != (self.table.source, self.table.name):
+                continue
+            with duckdb.connect(str(path), read_only=True) as staging:
+                self._bind(staging)
+                there = {row[0] for row in staging.execute("DESCRIBE rows").fetchall()}
+                condition = "true"  # the key is not among its columns: who knows
+                if there.issuperset(self.names):
+                    condition = self._is_key({name: [identifier(name)] for name in self.names})
+                if staging.execute(
+                    f"SELECT 1 FROM rows WHERE {condition} UNION ALL"
+                    f" SELECT 1 FROM dead_letters WHERE {self._letter} LIMIT 1"
+                ).fetchone():
+                    found.append(path)
+        return found
+
+    # What is done
+
+    def count(self, staging_files: int) -> Erasure:
+        """Counts what is there."""
+        rebuild, by_hand = self._rebuild()
+        letters = f"{self.catalog}.pyops.dead_letters WHERE source = ? AND table_name = ?"
+        who = [self.table.source, self.table.name]
+        readable = " AND ".join(
+            f"coalesce({key}, {row}) IS NOT NULL"
+            for key, row in zip(
+                self._texts("key").values(), self._texts("payload").values(), strict=True
+            )
+        )
+        counted = {
+            str(place): self._number(
+                f"SELECT count(*) FROM {self._at(place.relation)} WHERE {place.condition}"
+            )
+            for place in self.places
+        }
+        found = Erasure(
+            str(self.table),
+            {name: count for name, count in counted.items() if count},
+            staging_files=staging_files,
+            rebuild=rebuild,
+            by_hand=by_hand,
+        )
+        if not bookkeeping_exists(self.connection, self.catalog, "dead_letters"):
+            return found
+        return replace(
+            found,
+            dead_letters=self._number(f"SELECT count(*) FROM {letters} AND ({self._letter})", *who),
+            unreadable_letters=self._number(
+                f"SELECT count(*) FROM {letters} AND NOT ({readable})", *who
+            ),
+        )
+
+    def apply(self, run: Run, staging_files: int) -> Erasure:
+        """Deletes what is there, and records the run."""
+        found = self.count(staging_files)
+        for place in self.places:
+            target = self._at(place.relation)
+            if place.is_log and str(place) in found.rows:
+                self._complete_moves(target, place.condition)
+            self.connection.execute(f"DELETE FROM {target} WHERE {place.condition}")
+        self.connection.execute(
+            f"DELETE FROM {self.catalog}.pyops.dead_letters WHERE source = ? AND table_name = ?"
+            f" AND ({self._letter})",
+            [self.table.source, self.table.name],
+        )
+        run = replace(ended(run, "succeeded", None), rows_deleted=sum(found.rows.values()))
+        insert_run(self.connection, self.catalog, run)
+        return replace(found, run=run)
+
+    def _complete_moves(self, log: str, condition: str) -> None:
+        """Gives rows that had this key before they got another what they were not sent with that.
+
+        Their values are in events of this key, which go; the rows live on.
+        """
+        gone = f"(SELECT _generation, _lsn, _seq FROM {log} WHERE _op = 'd' AND {condition})"
+        following = (
+            f"FROM {log} AS c JOIN {gone} AS d ON c._generation = d._generation"
+            " AND c._lsn = d._lsn AND c._seq = d._seq + 1"
+            " WHERE c._op = 'c' AND len(c._unchanged) > 0"
+        )
+        if not self._number(f"SELECT count(*) {following}"):
+            return
+        fold = number_events(self.connection, log, self.names)
+        fold.rewrite(
+            f"SELECT c.n FROM {MOVES} SEMI JOIN {gone} AS gone"
+            " ON d._generation = gone._generation AND d._lsn = gone._lsn AND d._seq = gone._seq"
+        )
+        self.connection.execute(
+            f"DELETE FROM {log} WHERE (_generation, _lsn, _seq) IN"
+            " (SELECT (_generation, _lsn, _seq) FROM temp.rewritten)"
+        )
+        fold.insert_rewritten()
+
+    def _rebuild(self) -> tuple[str, tuple[str, ...]]:
+        """The dbt command for what was made of the table and is not purged; and what it cannot do.
+
+        A table is made anew by any build. What remembers needs ``--full-refresh``, which would
+        lose what the log has no more: so not for one that reads a log with a retention.
+        """
+        purged = {place.relation for place in self.places}
+        reads_folded = (
+            self.lineage.rememberers(self.table.target) if self.table.config.retention else []
+        )
+        chosen: list[Node] = []
+        by_hand = []
+        for node in self.lineage.descendants(list(self.relations)):
+            if node.relation in purged or node.materialized in {"view", "ephemeral"}:
+                continue
+            if node.remembers and (not node.may_be_refreshed or node in reads_folded):
+                by_hand.append(node.name)
+            else:
+                chosen.append(node)
+        if not chosen:
+            return "", tuple(by_hand)
+        anew = "--full-refresh " * any(node.remembers for node in chosen)
+        names = " ".join(node.name for node in chosen)
+        return f"dbt build {anew}--select {names}", tuple(by_hand)
+
+    def _at(self, relation: Relation) -> str:
+        return f"{self.catalog}.{qualified(*relation)}"
+
+    def _number(self, statement: str, *parameters: object) -> int:
+        row = self.connection.execute(statement, list(parameters)).fetchone()
+        return int(row[0]) if row else 0

@@ -1,0 +1,197 @@
+"""Replication slots: where each stands, what it keeps at the source, and how it is given up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from pyops.cdc.postgres.capture import captured_sources, slot_name
+from pyops.cdc.postgres.pgoutput import lsn_text
+from pyops.cdc.postgres.publication import Publications
+from pyops.cdc.postgres.slot import Server, Slot, drop_slot, lock_slot, look_at_server, look_at_slot
+from pyops.config.model import Project
+from pyops.errors import PyopsError
+from pyops.sources.postgres import session as postgres
+from pyops.sources.postgres.session import Session
+from pyops.warehouse.bookkeeping import Offset, forget_tables, read_state, store_offset
+from pyops.warehouse.duckdb import Warehouse, catalog_of
+
+_SETTINGS = """
+SELECT
+    (SELECT setting::bigint FROM pg_settings WHERE name = 'max_slot_wal_keep_size'),
+    (SELECT setting::bigint FROM pg_settings WHERE name = 'idle_replication_slot_timeout'),
+    current_setting('idle_replication_slot_timeout', true)
+"""
+# The oldest first: they are what a slot's log must be kept for. Needs no right beyond connecting.
+_HOLDERS = """
+SELECT holder FROM (
+    SELECT 'process ' || pid AS holder, age(backend_xid) AS age FROM pg_stat_activity
+    WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+    UNION ALL
+    SELECT 'prepared transaction ' || quote_literal(gid), age(transaction) FROM pg_prepared_xacts
+) AS holders
+ORDER BY age DESC
+LIMIT 3
+"""
+
+
+@dataclass(frozen=True)
+class SlotStatus:
+    """Where the changes of one source stand.
+
+    Attributes:
+        source: The source.
+        slot: Its slot.
+        generation: How many slots it has had, with this one; 0 before the first.
+        position: Up to where its changes have been landed, as PostgreSQL writes it.
+        lag_bytes: How much log the source has written since, of all its tables.
+        lag_seconds: How long ago, by the source's clock, everything committed had been landed.
+        kept_bytes: How much log the source keeps for the slot.
+        last_change_at: When the last change that was landed was committed, naive UTC.
+        held_back_by: The transactions at the source, oldest first, that its log is kept for.
+        problem: Why nothing can be landed; None if all is well.
+        warnings: What may go wrong later.
+    """
+
+    source: str
+    slot: str
+    generation: int = 0
+    position: str | None = None
+    lag_bytes: int | None = None
+    lag_seconds: float | None = None
+    kept_bytes: int | None = None
+    last_change_at: datetime | None = None
+    held_back_by: tuple[str, ...] = ()
+    problem: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def slot_status(project: Project, names: Sequence[str] = ()) -> list[SlotStatus]:
+    """Looks slots up, at the source and in the warehouse.
+
+    Args:
+        project: The project.
+        names: Sources; every one that has cdc tables if empty.
+
+    Raises:
+        UsageError: A source that is not configured.
+        PyopsError: The warehouse cannot be opened.
+    """
+    return [_status(project, name) for name in captured_sources(project, names)]
+
+
+def lagging(
+    project: Project, statuses: Sequence[SlotStatus], limit: int | None = None
+) -> list[SlotStatus]:
+    """Those further behind than ``limit``, or than their source's ``fail_if_lag``.
+
+    One with a problem is as far behind as can be; where there is no limit nothing is.
+    """
+    found = []
+    for status in statuses:
+        most = limit if limit is not None else project.postgres(status.source).fail_if_lag
+        if most is not None and (status.problem or (status.lag_bytes or 0) > most):
+            found.append(status)
+    return found
+
+
+def drop(project: Project, source: str) -> None:
+    """Drops a source's slot and the publications that pyops made; what was landed stays.
+
+    The next run makes new ones and copies every table anew, in a generation of its own.
+
+    Raises:
+        UsageError: A source that is not configured.
+        PyopsError: The source cannot be reached, or refuses.
+    """
+    [source] = captured_sources(project, [source])
+    warehouse = Warehouse.of(project)
+    state = read_state(warehouse, source)
+    has_one = state.offset is not None and state.offset.status != "dropped"
+    name = state.offset.slot if state.offset and has_one else slot_name(project, source)
+    with postgres.connect(project.dsn(source)) as session:
+        lock_slot(session, name)
+        server = look_at_server(session)
+        if look_at_slot(session, name) is not None:
+            drop_slot(session, name)
+        Publications.of(project, source, session, version=server.version).drop()
+    if state.offset is not None:
+        with warehouse.opened() as connection:
+            catalog = catalog_of(connection)
+            connection.execute("BEGIN")
+            store_offset(connection, catalog, replace(state.offset, status="dropped"))
+            forget_tables(connection, catalog, source, list(state.tables))
+            connection.execute("COMMIT")
+
+
+def _status(project: Project, source: str) -> SlotStatus:
+    state = read_state(Warehouse.of(project), source)
+    offset = state.offset
+    status = SlotStatus(source, slot_name(project, source))
+    if offset is None or offset.status == "dropped":
+        return replace(status, problem=f"there is no slot yet: run pyops cdc {source}")
+    status = replace(
+        status,
+        generation=offset.generation,
+        position=lsn_text(offset.lsn),
+        last_change_at=offset.committed_at,
+    )
+    try:
+        with postgres.connect(project.dsn(source), attempts=1) as session:
+            server = look_at_server(session)
+            slot = look_at_slot(session, offset.slot)
+            return _compared(status, offset, server, slot, session)
+    except PyopsError as error:
+        return replace(status, problem=str(error))
+
+
+def _compared(
+    status: SlotStatus,
+    offset: Offset,
+    server: Server,
+    slot: Slot | None,
+    session: Session,
+) -> SlotStatus:
+    lag = max(server.flushed - offset.lsn, 0)
+    seconds = None
+    if offset.caught_up_at is not None:
+        seconds = (server.now - offset.caught_up_at).total_seconds() if lag else 0.0
+    status = replace(status, lag_bytes=lag, lag_seconds=seconds)
+    if slot is None:
+        return replace(status, problem=f"slot {offset.slot} is not there")
+    if slot.restart is None or slot.wal_status == "lost":
+        return replace(status, problem=f"slot {offset.slot} was lost")
+    holders: tuple[str, ...] = ()
+    if slot.confirmed is not None and slot.restart < slot.confirmed:
+        holders = tuple(row[0] for row in session.query(_HOLDERS))
+    if slot.active_pid is not None:
+        holders = (f"process {slot.active_pid} reads the slot now", *holders)
+    return replace(
+        status,
+        kept_bytes=max(server.flushed - slot.restart, 0),
+        held_back_by=holders,
+        warnings=tuple(_warnings(session, slot)),
+    )
+
+
+def _warnings(session: Session, slot: Slot) -> list[str]:
+    most, idle, idle_text = session.query(_SETTINGS)[0]
+    warnings = []
+    if most == -1:
+        warnings.append(
+            "max_slot_wal_keep_size is not set: if this slot is not read any more, the source's"
+            " disk fills"
+        )
+    elif slot.wal_status == "unreserved" or (
+        slot.safe_wal_size is not None and slot.safe_wal_size < (most << 20) // 5
+    ):
+        left = max(slot.safe_wal_size or 0, 0)
+        warnings.append(
+            f"the slot is lost after {left:,} more bytes of log (max_slot_wal_keep_size): run"
+            " pyops cdc now"
+        )
+    if idle:
+        warnings.append(
+            f"idle_replication_slot_timeout is {idle_text}: the slot is lost when it is not read"
+            " for so long"
+        )
+    return warnings

@@ -1,0 +1,463 @@
+"""Gates: what staged rows must pass before they are published, as figures that DuckDB computes.
+
+A gate compares a figure with a threshold. ``evaluate`` says how each came out, and changes nothing;
+what then happens, and to which rows, is the caller's: it publishes, or does not, or moves the rows
+of ``dead_letter_rules`` to the dead letters.
+
+A condition that is NULL for a row is not broken by it, as in SQL's CHECK: ``quantity > 0`` lets
+rows without a quantity pass, and ``max_null_rate`` is there for those.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from statistics import median
+from typing import Any, Literal, NamedTuple
+
+import duckdb
+
+from pyops.config.model import Gates, Limit, OnFail, did_you_mean, split_columns
+from pyops.errors import DataError, UsageError
+from pyops.quality.expressions import (
+    VALUE_ERRORS,
+    described,
+    existing,
+    is_broken,
+    is_dangling,
+    is_null,
+    one_line,
+    require_condition,
+    typed,
+)
+from pyops.sql import columns as listed
+from pyops.sql import identifier, literal
+
+CHECKS: Mapping[str, tuple[str, ...]] = {  # families of gates, as `--check` calls them
+    "rows": ("min_rows", "row_count_within"),
+    "nulls": ("max_null_rate",),
+    "duplicates": ("max_duplicate_rate",),
+    "freshness": ("max_age",),
+    "expectations": ("expect",),
+    "references": ("references",),
+}
+RUNS_COMPARED = 10  # how many runs the median of row_count_within is of, at most,
+_RUNS_NEEDED = 3  # and at least
+
+Status = Literal["passed", "failed", "warned", "dead_lettered", "skipped"]
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """How one gate came out.
+
+    Attributes:
+        gate: The gate, as the configuration calls it.
+        column_name: The column or columns it looks at, or an expectation's name; empty for none.
+        status: ``warned`` and ``dead_lettered`` are failures that let the load go on.
+        figure: What was found: a number of rows, a share of rows, an age in seconds.
+        threshold: What the figure was compared with, in the same unit.
+        failing_rows: How many rows are at fault, where single rows are.
+        on_fail: What the configuration asks for if it fails.
+        query: SQL that shows the rows, to be run on the staging file.
+        message: Figure and threshold in a sentence; it holds no row's value.
+    """
+
+    gate: str
+    column_name: str
+    status: Status
+    figure: float | None
+    threshold: float | None
+    failing_rows: int | None
+    on_fail: OnFail
+    query: str
+    message: str
+
+
+class DeadLetterRule(NamedTuple):
+    """Rows that a gate makes dead letters.
+
+    Attributes:
+        condition: The SQL condition that is true for these rows, and no others.
+        column: The column at fault; empty for an expectation.
+        reason: What is wrong with them.
+    """
+
+    condition: str
+    column: str
+    reason: str
+
+
+def evaluate(
+    connection: duckdb.DuckDBPyConnection,
+    gates: Gates,
+    *,
+    rows: str = "rows",
+    history: Sequence[int],
+    now: datetime,
+    checks: Collection[str] = (),
+) -> list[GateResult]:
+    """Holds staged rows against their gates.
+
+    Nulls, expectations, ages and the number of rows take one scan together; each duplicate rate
+    and each reference takes one of its own.
+
+    Args:
+        connection: The staging file; the warehouse is attached as ``warehouse`` if there are
+            references to be checked.
+        gates: What the rows must pass.
+        rows: The table they are in.
+        history: How many rows the last successful runs had, the newest first.
+        now: The clock, in naive UTC.
+        checks: Only these families of gates (``CHECKS``); all of them if empty.
+
+    Returns:
+        One result for each gate and column, passed ones too.
+
+    Raises:
+        UsageError: A gate names a column that is not there or cannot be looked at so, or an
+            expectation is no condition; or there is no such family.
+        DataError: An expectation cannot be computed for some row.
+    """
+    for name in checks:
+        if name not in CHECKS:
+            hint = did_you_mean(name, list(CHECKS)) or f"checks are: {', '.join(CHECKS)}"
+            raise UsageError(f"there is no check {name!r}", hint=hint)
+    left_out = {
+        gate: Gates.model_fields[gate].default
+        for name, family in CHECKS.items()
+        for gate in family
+        if checks and name not in checks
+    }
+    return _Evaluation(connection, gates.model_copy(update=left_out), rows).results(history, now)
+
+
+def check(gates: Gates, columns: Mapping[str, str]) -> None:
+    """Finds out before anything is read whether gates fit a table's columns.
+
+    Args:
+        gates: The gates; the far end of references is not looked at.
+        columns: DuckDB type by name, of all that will be staged.
+
+    Raises:
+        UsageError: As ``evaluate`` would.
+    """
+    with duckdb.connect() as connection:
+        defined = ", ".join(f"{identifier(name)} {type_}" for name, type_ in columns.items())
+        connection.execute(f"CREATE TABLE rows ({defined})")
+        near = gates.model_copy(update={"references": {}})
+        _Evaluation(connection, near, "rows").results((), datetime(1970, 1, 1))
+        for column in gates.references:
+            existing("references", column, columns)
+
+
+def dead_letter_rules(gates: Gates, results: Sequence[GateResult]) -> list[DeadLetterRule]:
+    """Which rows become dead letters: those at fault where a gate has failed and asks for that.
+
+    Args:
+        gates: What ``evaluate`` was given.
+        results: What it returned. NULLs below their threshold, for example, are no dead letters.
+
+    Returns:
+        The rules; those of references need the warehouse attached, as ``evaluate`` does.
+    """
+    rules = []
+    for result in results:
+        if result.status != "dead_lettered":
+            continue
+        name = result.column_name
+        if result.gate == "max_null_rate":
+            rules.append(DeadLetterRule(is_null(name), name, "it is NULL, and too many are"))
+        elif result.gate == "expect":
+            text = gates.expect[name].check
+            reason = f"it breaks the expectation {name}: {one_line(text)}"
+            rules.append(DeadLetterRule(is_broken(text), "", reason))
+        elif result.gate == "references":
+            to = gates.references[name]
+            reason = f"its value is not in {to.to}"
+            rules.append(DeadLetterRule(is_dangling(name, to), name, reason))
+    return rules
+
+
+class _Evaluation:
+    """Gates held against one table."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, gates: Gates, rows: str) -> None:
+        self.connection = connection
+        self.gates = gates
+        self.table = identifier(rows)
+        self.count = 0
+
+    def results(self, history: Sequence[int], now: datetime) -> list[GateResult]:
+        if self.gates == Gates(on_fail=self.gates.on_fail):
+            return []
+        self.columns = described(self.connection, self.table)
+        for gate in ("max_null_rate", "max_age", "references"):
+            for column in getattr(self.gates, gate):
+                existing(gate, column, self.columns)
+        found = self._aggregates()
+        self.count = found["", ""]
+        return [
+            *self._row_counts(history),
+            *(self._nulls(name, found["max_null_rate", name]) for name in self.gates.max_null_rate),
+            *(self._duplicates(names) for names in self.gates.max_duplicate_rate),
+            *(self._age(name, found["max_age", name], now) for name in self.gates.max_age),
+            *(self._expectation(name, found["expect", name]) for name in self.gates.expect),
+            *(self._reference(name) for name in self.gates.references),
+        ]
+
+    def _aggregates(self) -> dict[tuple[str, str], Any]:
+        """All that one scan can count, by gate and column."""
+        wanted = {("", ""): "count(*)"}
+        for name in self.gates.max_null_rate:
+            wanted["max_null_rate", name] = f"count(*) FILTER (WHERE {is_null(name)})"
+        for name in self.gates.max_age:
+            wanted["max_age", name] = self._newest(name)
+        for name, expectation in self.gates.expect.items():
+            require_condition(self.connection, self.table, name, expectation.check)
+            wanted["expect", name] = f"count(*) FILTER (WHERE {is_broken(expectation.check)})"
+        try:
+            [values] = self._all(f"SELECT {', '.join(wanted.values())} FROM {self.table}")
+        except VALUE_ERRORS:
+            for name in self.gates.expect:
+                self._require_computable(name, wanted["expect", name])
+            raise
+        return dict(zip(wanted, values, strict=True))
+
+    def _newest(self, column: str) -> str:
+        """The newest finite time of a column, in microseconds since 1970."""
+        type_ = typed(column, self.columns)
+        if type_ not in _TIMES:
+            raise UsageError(
+                f"max_age: {column} is {type_}: it has no age",
+                hint="name a column of dates or timestamps, or give it that type",
+            )
+        name = identifier(column)
+        if type_ == "DATE":  # it reaches further than a timestamp
+            name = f"TRY_CAST({name} AS TIMESTAMP)"
+        return f"max(CASE WHEN isfinite({name}) THEN epoch_us({name}) END)"
+
+    def _require_computable(self, name: str, aggregate: str) -> None:
+        try:
+            self._all(f"SELECT {aggregate} FROM {self.table}")
+        except VALUE_ERRORS:
+            text = one_line(self.gates.expect[name].check)
+            raise DataError(  # not DuckDB's words: they hold the value
+                f"expectation {name} ({text}) cannot be computed for every row",
+                hint="a cast or a function fails on some value: write TRY_CAST(...) or TRY(...)",
+            ) from None
+
+    def _row_counts(self, history: Sequence[int]) -> Iterator[GateResult]:
+        query = f"SELECT count(*) FROM {self.table}"
+        if limit := self.gates.min_rows:
+            yield self._result(
+                *("min_rows", "", limit, self.count),
+                exceeded=self.count < limit.threshold,
+                query=query,
+                message=f"there are {self.count:,} rows; at least {limit.threshold:,} must be",
+            )
+        if within := self.gates.row_count_within:
+            past = [rows for rows in history if rows > 0][:RUNS_COMPARED]
+            figure, exceeded = None, None
+            message = (
+                f"{self.count:,} rows cannot be compared yet: there are {len(past)} earlier runs"
+                f" with rows; {_RUNS_NEEDED} are needed"
+            )
+            if len(past) >= _RUNS_NEEDED:
+                usual = median(past)
+                figure = abs(self.count - usual) / usual
+                exceeded = figure > within.threshold
+                shown, allowed = _percents(figure, within.threshold)
+                message = (
+                    f"{self.count:,} rows are {shown} {'fewer' if self.count < usual else 'more'}"
+                    f" than {usual:,}, the median of the last {len(past)} runs with rows;"
+                    f" at most {allowed} is allowed"
+                )
+            yield self._result(
+                *("row_count_within", "", within, figure),
+                exceeded=exceeded,
+                query=query,
+                message=message,
+            )
+
+    def _nulls(self, column: str, failing: int) -> GateResult:
+        limit = self.gates.max_null_rate[column]
+        shown, allowed = _percents(self._share(failing), limit.threshold)
+        return self._rate(
+            *("max_null_rate", column, limit, failing),
+            query=f"SELECT * FROM {self.table} WHERE {is_null(column)}",
+            message=f"{column} is NULL in {shown} of {self.count:,} rows; at most {allowed} may be",
+        )
+
+    def _duplicates(self, names: str) -> GateResult:
+        limit, key = self.gates.max_duplicate_rate[names], split_columns(names)
+        for name in key:
+            existing("max_duplicate_rate", name, self.columns)
+        keys = listed(key)
+        there = " AND ".join(f"{identifier(name)} IS NOT NULL" for name in key)
+        [(failing,)] = self._all(
+            "SELECT coalesce(sum(size) - count(*), 0)::BIGINT FROM"
+            f" (SELECT count(*) AS size FROM {self.table} WHERE {there} GROUP BY {keys})"
+        )
+        shown, allowed = _percents(self._share(failing), limit.threshold)
+        return self._rate(
+            *("max_duplicate_rate", names, limit, failing),
+            query=f"SELECT * FROM {self.table} WHERE {there}"
+            f" QUALIFY count(*) OVER (PARTITION BY {keys}) > 1 ORDER BY {keys}",
+            message=f"({', '.join(key)}) has been there before in {shown} of {self.count:,} rows;"
+            f" at most {allowed} may repeat it",
+        )
+
+    def _age(self, column: str, newest: int | None, now: datetime) -> GateResult:
+        limit = self.gates.max_age[column]
+        allowed = limit.threshold.total_seconds()
+        if newest is None:
+            age = None
+            found = f"{column} has no value in {self.count:,} rows, so its age is not known"
+        else:
+            age = ((now - datetime(1970, 1, 1)) // timedelta(microseconds=1) - newest) / 1e6
+            when = f"{_duration(age)} old" if age >= 0 else f"{_duration(-age)} in the future"
+            found = f"the newest {column} is {when}"
+        return self._result(
+            *("max_age", column, limit, age),
+            exceeded=age is None or age > allowed,
+            query=f"SELECT * FROM {self.table}"
+            f" ORDER BY {identifier(column)} DESC NULLS LAST LIMIT 10",
+            message=f"{found}; at most {_duration(allowed)} is allowed",
+        )
+
+    def _expectation(self, name: str, failing: int) -> GateResult:
+        expectation = self.gates.expect[name]
+        return self._rate(
+            *("expect", name, Limit[float](threshold=0, on_fail=expectation.on_fail), failing),
+            query=f"SELECT * FROM {self.table} WHERE {is_broken(expectation.check)}",
+            message=f"expectation {name} ({one_line(expectation.check)}) is broken by {failing:,}"
+            f" of {self.count:,} rows; none may break it",
+        )
+
+    def _reference(self, column: str) -> GateResult:
+        reference = self.gates.references[column]
+        limit = Limit[float](threshold=0, on_fail=reference.on_fail)
+        types = dict(
+            self._all(
+                "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name ="
+                " 'warehouse' AND lower(schema_name) = lower(?) AND lower(table_name) = lower(?)",
+                *reference.table,
+            )
+        )
+        if types:
+            existing(f"references: {reference.to}", reference.column, types)
+            attach, condition = self._attach(), is_dangling(column, reference)
+            absent = ""
+        else:
+            attach, condition = "", f"{identifier(column)} IS NOT NULL"
+            absent = f", as {'.'.join(reference.table)} is not in the warehouse"
+            if (limit.on_fail or self.gates.on_fail) == "dead_letter":  # no row is to blame
+                limit = Limit[float](threshold=0, on_fail="fail")
+        try:
+            [(failing,)] = self._all(f"SELECT count(*) FROM {self.table} WHERE {condition}")
+        except (duckdb.BinderException, duckdb.ConversionException):
+            here, there = typed(column, self.columns), typed(reference.column, types)
+            raise UsageError(
+                f"references: {column} is {here} and {reference.to} is {there}:"
+                " they cannot be compared",
+                hint="give both one type where they are landed",
+            ) from None
+        return self._rate(
+            *("references", column, limit, failing),
+            query=f"{attach}SELECT * FROM {self.table} WHERE {condition}",
+            message=f"{column} is not in {reference.to} in {failing:,} of {self.count:,}"
+            f" rows{absent}; every value must be",
+        )
+
+    def _attach(self) -> str:
+        statement = "SELECT path FROM duckdb_databases() WHERE database_name = 'warehouse'"
+        [(path,)] = self._all(statement)
+        return f"ATTACH IF NOT EXISTS {literal(path)} AS warehouse (READ_ONLY); " if path else ""
+
+    def _share(self, failing: int) -> float:
+        # A quotient of whole numbers is the double nearest to it, as is a threshold that was
+        # written down: 3 of 300 rows are not more than 0.01.
+        return failing / self.count if self.count else 0.0
+
+    def _rate(
+        self,
+        gate: str,
+        name: str,
+        limit: Limit[float],
+        failing: int,
+        *,
+        query: str,
+        message: str,
+    ) -> GateResult:
+        figure = self._share(failing)
+        return self._result(
+            *(gate, name, limit, figure),
+            exceeded=figure > limit.threshold,
+            failing_rows=failing,
+            query=query,
+            message=message,
+        )
+
+    def _result(
+        self,
+        gate: str,
+        name: str,
+        limit: Limit[Any],
+        figure: float | None,
+        *,
+        exceeded: bool | None,
+        failing_rows: int | None = None,
+        query: str,
+        message: str,
+    ) -> GateResult:
+        on_fail = limit.on_fail or self.gates.on_fail
+        threshold = limit.threshold
+        if isinstance(threshold, timedelta):
+            threshold = threshold.total_seconds()
+        return GateResult(
+            gate=gate,
+            column_name=name,
+            status="skipped" if exceeded is None else _STATUS[on_fail] if exceeded else "passed",
+            figure=None if figure is None else float(figure),
+            threshold=float(threshold),
+            failing_rows=failing_rows,
+            on_fail=on_fail,
+            query=query,
+            message=message,
+        )
+
+    def _all(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        return self.connection.execute(statement, list(parameters)).fetchall()
+
+
+_TIMES = (
+    *("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"),
+    "TIMESTAMP WITH TIME ZONE",
+)
+_STATUS: Mapping[OnFail, Status] = {
+    "fail": "failed",
+    "warn": "warned",
+    "dead_letter": "dead_lettered",
+}
+
+
+def _percents(figure: float, threshold: float) -> tuple[str, str]:
+    """Two shares in percent, with the digits it takes to tell them from each other and from 0."""
+    values = (figure, threshold, 0.0)
+    for digits in range(2, 18):
+        shown = [f"{value * 100:,.{digits}f}".rstrip("0").rstrip(".") for value in values]
+        if len(set(shown)) == len(set(values)):
+            break
+    return f"{shown[0]} %", f"{shown[1]} %"
+
+
+def _duration(seconds: float) -> str:
+    """A number of seconds in the units of the configuration, like 2d 3h."""
+    if seconds < 60:
+        return f"{seconds:.3g}s"
+    left, parts = round(seconds), []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts)

@@ -1,0 +1,113 @@
+"""Parquet into columns of its own types, as far as the warehouse has them."""
+
+import re
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+
+from pyops.errors import DataError
+from pyops.sources.files.json import add_columns
+from pyops.sql import identifier, literal
+
+_KEPT = {
+    "BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "VARCHAR", "BLOB",
+    "DATE", "TIME", "TIMESTAMP", "UUID", "JSON",
+}  # fmt: skip
+_WIDER = {
+    "UTINYINT": "SMALLINT",
+    "USMALLINT": "INTEGER",
+    "UINTEGER": "BIGINT",
+    "UBIGINT": "DECIMAL(20,0)",
+    "TIMESTAMP_S": "TIMESTAMP",
+    "TIMESTAMP_MS": "TIMESTAMP",
+}
+_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
+
+
+def land_parquet(
+    connection: duckdb.DuckDBPyConnection, columns: dict[str, str], path: Path, name: str
+) -> list[str]:
+    """Lands a Parquet file in the table ``arrived``.
+
+    Unsigned integers get the next wider type, timestamps with a time zone become naive UTC, what
+    is nested JSON (with decimals as strings: JSON's numbers are floating), what has no type in the
+    warehouse its text, as has a column whose type differs between files, integers aside.
+
+    Returns:
+        The names of its columns.
+
+    Raises:
+        DataError: It is no Parquet file, is damaged, or has two columns of one name.
+    """
+    try:
+        names = list(pq.read_schema(path).names)
+        described = connection.execute(
+            f"DESCRIBE SELECT * FROM read_parquet({literal(str(path))})"
+        ).fetchall()
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DataError(f"{name}: it is no Parquet file, or a damaged one", hint=_AGAIN) from None
+    if len(set(names)) < len(names):
+        raise DataError(f"{name}: two of its columns have one name", hint="rename one of them")
+    selected = {}
+    new = {}
+    for column, type_, *_ in described:
+        landed, value = _column(column, type_)
+        before = columns.get(column)
+        if before is None:
+            new[column] = landed
+        elif before != landed:
+            both = _both(before, landed)
+            if both != before:
+                connection.execute(
+                    f"ALTER TABLE arrived ALTER {identifier(column)} SET DATA TYPE {both}"
+                )
+                columns[column] = both
+            value = f"({value})::{both}"
+        selected[column] = value
+    add_columns(connection, columns, new, name)
+    values = "".join(f", {value} AS {identifier(column)}" for column, value in selected.items())
+    try:
+        connection.execute(
+            f"INSERT INTO arrived BY NAME SELECT {literal(name)} AS _file,"
+            f" file_row_number + 1 AS _line{values}"
+            f" FROM read_parquet({literal(str(path))}, file_row_number = true)"
+        )
+    except (duckdb.InvalidInputException, duckdb.IOException, duckdb.SerializationException):
+        raise DataError(f"{name}: it is damaged", hint=_AGAIN) from None
+    except (duckdb.ConversionException, duckdb.OutOfRangeException):  # which quote the value
+        raise DataError(
+            f"{name}: a timestamp or a decimal is beyond what the warehouse holds",
+            hint="write that column as text",
+        ) from None
+    return names
+
+
+_AGAIN = "write or fetch it again; nothing of it was landed"
+
+
+def _column(name: str, type_: str) -> tuple[str, str]:
+    """The type a column of a Parquet file gets, and the expression for its value."""
+    column = identifier(name)
+    if type_ in _KEPT or re.fullmatch(r"DECIMAL\(\d+,\d+\)", type_):
+        return type_, column
+    if type_ in _WIDER:
+        return _WIDER[type_], f"{column}::{_WIDER[type_]}"
+    if type_ == "TIMESTAMP WITH TIME ZONE":
+        return "TIMESTAMP", f"make_timestamp(epoch_us({column}))"
+    if re.search(r"\[\d*\]$|^(STRUCT|MAP|UNION)\(", type_):
+        exact = re.sub(r"DECIMAL\(\d+,\d+\)|\bFLOAT\b|\bDOUBLE\b", _as_text, type_)
+        return "JSON", f"to_json({column}::{exact})"
+    return "VARCHAR", f"{column}::VARCHAR"
+
+
+def _as_text(match: re.Match[str]) -> str:
+    return "VARCHAR" if match[0].startswith("DECIMAL") else match[0]
+
+
+def _both(one: str, other: str) -> str:
+    if one in _INTEGERS and other in _INTEGERS:
+        return max(one, other, key=_INTEGERS.index)
+    return "VARCHAR"

@@ -1,0 +1,360 @@
+"""What an extraction will ask of the source and do to the target. Pure functions."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from typing import Self
+
+from pyops.config.model import CHANGE_COLUMNS, RESERVED_COLUMNS, Table, Write
+from pyops.errors import OperationError, UsageError
+from pyops.sources.postgres.session import Column, Relation
+from pyops.sources.postgres.watermark import Watermark
+from pyops.sql import identifier
+from pyops.staging.postgres_types import Landing, as_text, landing, masked
+from pyops.warehouse.duckdb import TableState
+from pyops.warehouse.publication import Load, refuse_changes
+from pyops.warehouse.schema import compare
+
+DEFAULT_LOOKBACK = timedelta(minutes=5)
+
+_TIMES = {"timestamp", "timestamptz"}
+_INTEGERS = {"int2", "int4", "int8"}
+_TEXTS = {"text", "varchar"}
+_CURSORS = _TIMES | _INTEGERS | _TEXTS | {"date", "numeric"}
+
+
+@dataclass(frozen=True)
+class Days:
+    """A range of days, both included."""
+
+    first: date
+    last: date
+
+    @classmethod
+    def of(cls, first: str, last: str) -> Self:
+        """The days from one ISO date to another."""
+        return cls(date.fromisoformat(first), date.fromisoformat(last))
+
+    @property
+    def end(self) -> date:
+        """The day behind the range."""
+        return self.last + timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """The SQL of a watermark's column.
+
+    Attributes:
+        column: Its name.
+        value: The expression that is compared.
+        bound: Casts a bound's text to the column's type; has one ``{}`` for the expression.
+        lookback: What is subtracted from the lower bound, as text; empty for nothing.
+        clock: What a cursor must not be beyond to become the watermark; empty for anything.
+    """
+
+    column: str
+    value: str
+    bound: str
+    lookback: str = ""
+    lookback_type: str = ""
+    clock: str = ""
+
+    def lower(self) -> str:
+        """The predicate for rows from the lower bound on."""
+        bound = self.bound.format("current_setting('pyops.lower')")
+        if self.lookback:
+            bound = f"{bound} - current_setting('pyops.lookback')::{self.lookback_type}"
+        return f"{self.value} >= {bound}"
+
+    def upper(self) -> str:
+        """The predicate for rows below the upper bound."""
+        bound = self.bound.format("current_setting('pyops.upper')")
+        return f"{self.value} < {bound}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One table's extraction.
+
+    Attributes:
+        table: The table.
+        relation: What it is at the source.
+        landings: How each column is landed, in order.
+        write: The write pattern of this run.
+        cursor: The watermark's column, if this run reads and moves a watermark.
+        days: The days this run replaces or merges.
+        full_refresh: Whether everything is read and swapped, whatever was read before.
+        stored: The watermark that is read from.
+        last_load: The target's last load when this was planned.
+        settings: What the query's ``current_setting('pyops...')`` are to be bound to.
+    """
+
+    table: Table
+    relation: Relation
+    landings: Mapping[str, Landing]
+    write: Write
+    cursor: Cursor | None = None
+    days: Days | None = None
+    full_refresh: bool = False
+    stored: Watermark = field(default_factory=Watermark)
+    last_load: int = 0
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def lands_below_bound(self) -> bool:
+        """Whether only rows that no later run can read again are landed."""
+        return self.table.postgres.write_pattern == "append"
+
+    def query(self, mark: Watermark | None) -> str:
+        """The statement that reads the rows, given the watermark after the run."""
+        selected = ", ".join(
+            f"{item.select} AS {identifier(name)}" for name, item in self.landings.items()
+        )
+        statement = f"SELECT {selected} FROM {self.relation.qualified}"
+        conditions = []
+        if self.days is not None:
+            column = identifier(_days_column(self.table))
+            conditions += [
+                f"{column} >= current_setting('pyops.first')::date",
+                f"{column} < current_setting('pyops.end')::date",
+            ]
+        elif self.cursor is not None:
+            if self.stored.bound is not None:
+                conditions.append(self.cursor.lower())
+            if self.lands_below_bound:
+                conditions.append(self.cursor.upper() if mark and mark.bound else "false")
+            elif conditions:
+                conditions[-1] += f" OR {self.cursor.value} IS NULL"
+        return statement + (f" WHERE {' AND '.join(conditions)}" if conditions else "")
+
+    @property
+    def largest(self) -> str:
+        """The query for the largest cursor that may become a watermark."""
+        cursor = self.cursor
+        assert cursor is not None
+        conditions = [cursor.clock] if cursor.clock else []
+        if self.stored.bound is not None:
+            reached = cursor.bound.format("current_setting('pyops.lower')")
+            conditions.append(f"{cursor.value} >= {reached}")
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        return f"SELECT {as_text(f'max({cursor.value})')} FROM {self.relation.qualified}{where}"
+
+    @property
+    def null_cursors(self) -> str:
+        """The query that counts the rows without a cursor, where those must not be; else empty."""
+        config = self.table.postgres
+        policy = config.on_null_cursor or ("fail" if self.lands_below_bound else "include")
+        if self.cursor is None or policy == "include":
+            return ""
+        column = identifier(self.cursor.column)
+        return f"SELECT count(*) FROM {self.relation.qualified} WHERE {column} IS NULL"
+
+    def load(self, mark: Watermark | None) -> Load:
+        """What is to be published, given the watermark after the run."""
+        config = self.table.postgres
+        by_key = config.replaces_by_key
+        range_ = None
+        if self.days is not None and not by_key:
+            range_ = (_days_column(self.table), str(self.days.first), str(self.days.end))
+        return Load(
+            self.table,
+            self.write,
+            key=config.primary_key,
+            replaces=range_,
+            replaces_all=self.write == "delete_insert" and not by_key and range_ is None,
+            newest_load=None if self.days else self.last_load,
+            watermark=mark,
+            cursor=self.cursor.column if self.cursor else None,
+            resets_watermark=self.write == "swap",
+            accepts_changes=config.on_schema_change == "evolve" or self.full_refresh,
+        )
+
+
+def plan(
+    table: Table,
+    relation: Relation,
+    state: TableState,
+    *,
+    salt: str = "",
+    days: Days | None = None,
+    full_refresh: bool = False,
+) -> Plan:
+    """Plans the extraction of a table.
+
+    Args:
+        table: The table as it is configured.
+        relation: The table as the source's catalog has it.
+        state: What the warehouse knows of it.
+        salt: What masked values are hashed with.
+        days: Land these days only.
+        full_refresh: Read it whole and swap it, whatever was read before.
+
+    Raises:
+        UsageError: The configuration asks for what the source's types cannot give.
+        OperationError: A column is not there.
+        SchemaChangeError: The source's columns have changed and the table's policy is ``fail``.
+    """
+    config = table.postgres
+    landings = table_landings(table, relation)
+    columns = {name: item.warehouse for name, item in landings.items()}
+    if state.columns and config.on_schema_change == "fail" and not full_refresh:
+        refuse_changes(table, compare(state.columns, columns, keep=False))
+    write: Write = "swap" if full_refresh else config.write_pattern
+    settings = {"mask_salt": salt} if config.mask else {}
+    planned = Plan(
+        table,
+        relation,
+        landings,
+        write,
+        days=days,
+        full_refresh=full_refresh,
+        last_load=state.last_load,
+        settings=settings,
+    )
+    if days is not None:
+        _check_days(table, relation, full_refresh=full_refresh)
+        return replace(
+            planned, settings=settings | {"first": str(days.first), "end": str(days.end)}
+        )
+    if config.mode != "incremental":
+        return planned
+    if not full_refresh:
+        _check_watermark(table, state)
+    column = relation.column(config.cursor or "")
+    assert column is not None
+    cursor = _cursor(table, column)
+    stored = Watermark() if full_refresh else state.watermark
+    settings |= {"lower": stored.bound} if stored.bound is not None else {}
+    settings |= {"lookback": cursor.lookback} if cursor.lookback else {}
+    return replace(planned, cursor=cursor, stored=stored, settings=settings)
+
+
+def _check_watermark(table: Table, state: TableState) -> None:
+    config = table.postgres
+    if state.cursor not in (None, config.cursor):
+        raise UsageError(
+            f"{table}: its watermark is of column {state.cursor}, the configuration says"
+            f" {config.cursor}",
+            hint="run it once with --full-refresh",
+        )
+    if config.write_pattern == "append" and state.has_rows and state.cursor is None:
+        raise UsageError(
+            f"{table}: {'.'.join(table.target)} has rows that no watermark accounts for, and"
+            " append would add them again",
+            hint="run it once with --full-refresh",
+        )
+
+
+def table_landings(table: Table, relation: Relation) -> dict[str, Landing]:
+    """Says how each column of a table is landed, in order.
+
+    Raises:
+        OperationError: A column is not there, or has a name that cannot be landed.
+    """
+    config = table.postgres
+    there = [column.name for column in relation.columns]
+    named = [*config.columns, *config.exclude, *config.mask, *config.primary_key]
+    for name in [*named, config.cursor, config.partition_by]:
+        if name and name not in there:
+            close = difflib.get_close_matches(name, there, n=1)
+            raise OperationError(
+                f"{table}: there is no column {name} at the source",
+                hint=f"did you mean {close[0]}?" if close else f"it has: {', '.join(there)}",
+            )
+    wanted = [
+        column
+        for column in relation.columns
+        if column.name not in config.exclude and column.name in (config.columns or there)
+    ]
+    if not wanted:
+        raise OperationError(f"{table}: no column is left to land", hint="see columns, exclude")
+    reserved = {*RESERVED_COLUMNS, *(CHANGE_COLUMNS if config.mode == "cdc" else ())}
+    seen: dict[str, str] = {name: name for name in reserved}
+    for column in wanted:
+        other = seen.setdefault(column.name.lower(), column.name)
+        if other is not column.name:
+            problem = (
+                "the name is pyops's own"
+                if other in reserved
+                else f"{other} differs from it only by case, which DuckDB cannot tell apart"
+            )
+            raise OperationError(
+                f"{table}: column {column.name} cannot be landed: {problem}",
+                hint=f"leave it out with exclude: [{column.name}], or read a view that renames it",
+            )
+    return {
+        column.name: masked(column.name, "pyops.mask_salt")
+        if column.name in config.mask
+        else landing(column.name, column.type)
+        for column in wanted
+    }
+
+
+def _cursor(table: Table, column: Column) -> Cursor:
+    kind = column.type.name
+    if kind not in _CURSORS or column.type.element is not None:
+        raise UsageError(
+            f"{table}: a cursor cannot be of type {column.sql_type}",
+            hint="it can be an integer, a numeric, a date, a timestamp, or a text like a ULID",
+        )
+    lookback, lookback_type = _lookback(table, kind, column.sql_type)
+    value = identifier(column.name)
+    bound = f"{{}}::{column.sql_type}"
+    clock = ""
+    if kind in _TEXTS:
+        # The order of bytes: that of ULIDs, and no other depends on no library's version.
+        value, bound = f'{value} COLLATE "C"', "{}"
+    elif kind in _TIMES:
+        clock = f"{value} <= {'now()' if kind == 'timestamptz' else 'localtimestamp'}"
+    elif kind == "date":
+        clock = f"{value} <= current_date"
+    elif kind == "numeric":
+        clock = f"{value} < 'Infinity'::numeric"  # NaN is beyond it
+    return Cursor(column.name, value, bound, lookback, lookback_type, clock)
+
+
+def _lookback(table: Table, kind: str, sql_type: str) -> tuple[str, str]:
+    """The lookback's text and type; both empty for none."""
+    lookback = table.postgres.lookback
+    if lookback is None:
+        if kind not in _TIMES or table.postgres.write_pattern == "append":
+            return "", ""
+        lookback = DEFAULT_LOOKBACK
+    is_time = kind in _TIMES or kind == "date"
+    if kind in _TEXTS or isinstance(lookback, timedelta) != is_time:
+        wanted = "a text has none" if kind in _TEXTS else "a duration" if is_time else "a number"
+        raise UsageError(
+            f"{table}: the lookback does not fit a cursor of type {sql_type}",
+            hint=f"what fits it: {wanted}",
+        )
+    if isinstance(lookback, timedelta):
+        return (f"{lookback.total_seconds()} seconds", "interval") if lookback else ("", "")
+    return (str(lookback), sql_type) if lookback else ("", "")
+
+
+def _days_column(table: Table) -> str:
+    return table.postgres.partition_by or table.postgres.cursor or ""
+
+
+def _check_days(table: Table, relation: Relation, *, full_refresh: bool) -> None:
+    config = table.postgres
+    column = relation.column(_days_column(table))
+    if full_refresh:
+        raise UsageError("--full-refresh and a range of days exclude each other")
+    if config.mode == "full":
+        raise UsageError(
+            f"{table}: mode full has no days to choose from",
+            hint="leave out --date, --from and --to, or give it mode partition",
+        )
+    if config.write_pattern == "append":
+        raise UsageError(
+            f"{table}: append would add the rows of those days again",
+            hint="write by merge or delete_insert to land days again",
+        )
+    if column is None or column.type.name not in {*_TIMES, "date"} or column.type.element:
+        raise UsageError(
+            f"{table}: {_days_column(table)} is no date and no timestamp",
+            hint="--date, --from and --to choose days",
+        )

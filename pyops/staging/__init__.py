@@ -1,0 +1,1 @@
+"""The staging file, and how values get their types."""
