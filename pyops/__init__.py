@@ -17,7 +17,9 @@ from pyops.commands.run import Summary, run
 from pyops.commands.slot import SlotStatus, slot_status
 from pyops.commands.staged import publish, validate
 from pyops.commands.status import TableStatus, status
-from pyops.config.model import Project, Table, load
+from pyops.config.days import Days
+from pyops.config.load import load
+from pyops.config.project import Project, Table
 from pyops.errors import (
     DataError,
     OperationError,
@@ -27,7 +29,6 @@ from pyops.errors import (
     UsageError,
 )
 from pyops.records import Run
-from pyops.sources.postgres.plan import Days
 
 __all__ = [
     "Capture",

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import duckdb
 
-from pyops.config.model import Project
+from pyops.config.project import Project
 from pyops.errors import OperationError
 
 KEY_TAG = "pyops_key_of"  # the meta of a column: `source.table.column`
@@ -51,7 +51,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Lineage:
+class Manifest:
     """The nodes of a dbt project, and the raw tables they come from, by unique id."""
 
     nodes: Mapping[str, Node] = field(default_factory=dict)

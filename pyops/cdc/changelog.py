@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from pyops.cdc.debezium.dedupe import new_rows
 from pyops.cdc.postgres.pgoutput import Changes, Relation
-from pyops.config.model import CHANGE_COLUMNS, RESERVED_COLUMNS, Table
+from pyops.config.model import CHANGE_COLUMNS, RESERVED_COLUMNS
+from pyops.config.project import Table
 from pyops.errors import OperationError, SchemaChangeError
 from pyops.interrupt import interruptible
 from pyops.records import Run, utc_now
@@ -23,7 +24,7 @@ from pyops.sources.postgres.session import Session
 from pyops.sql import columns as listed
 from pyops.sql import identifier, literal, qualified
 from pyops.staging.file import DEAD_LETTER, Stage
-from pyops.staging.postgres_types import Landing, hashed, landing_of_text
+from pyops.staging.postgres_types import ColumnMapping, hashed, mapping_of_text
 from pyops.warehouse.bookkeeping import Captured, Offset, compacted_lsn, store_table
 from pyops.warehouse.duckdb import BOOKKEEPING, Warehouse, insert_run, table_state
 from pyops.warehouse.publication import unknown_changes
@@ -31,7 +32,7 @@ from pyops.warehouse.schema import SchemaChange, compare
 
 Position = Callable[[duckdb.DuckDBPyConnection, int], None]  # given also the load's number
 
-_META = {name: Landing(type_, "", identifier(name)) for name, type_ in CHANGE_COLUMNS.items()}
+_META = {name: ColumnMapping(type_, "", identifier(name)) for name, type_ in CHANGE_COLUMNS.items()}
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,11 @@ class _Version:
 
     name: str
     table: Table
-    landings: Mapping[str, Landing]
+    mappings: Mapping[str, ColumnMapping]
 
 
 @dataclass
-class Piece:
+class Chunk:
     """Changes on their way into a staging file.
 
     Attributes:
@@ -122,7 +123,7 @@ class Piece:
         self.stage.add(
             version.name,
             pa.Table.from_arrays(arrays, names=[*CHANGE_COLUMNS, *names]),
-            version.landings,
+            version.mappings,
             key=self.keys.get(version.table.name, ()),
             where=self._is_new(self.tables[relation.oid][1]),
             size=changes.bytes,
@@ -146,13 +147,13 @@ class Piece:
                 )
             taken.add(attribute.name.lower())
         types = self.catalog.types([(a.type_oid, a.modifier) for a in attributes])
-        landings = {
+        mappings = {
             a.name: hashed(identifier(a.name), self.salt)
             if a.name in config.mask
-            else landing_of_text(a.name, type_)
+            else mapping_of_text(a.name, type_)
             for a, type_ in zip(attributes, types, strict=True)
         }
-        return _Version(f"changes_{len(self._versions)}", table, _META | landings)
+        return _Version(f"changes_{len(self._versions)}", table, _META | mappings)
 
     def _leave_out_deletes_of_replaced_rows(self, version: _Version) -> None:
         """Drops deletes of a row whose key another row has taken before, in the same transaction.
@@ -163,7 +164,7 @@ class Piece:
         """
         if not (key := self.keys.get(version.table.name, ())):
             return
-        row = listed([name for name in version.landings if name not in _META])
+        row = listed([name for name in version.mappings if name not in _META])
         connection = self.stage.connection
         connection.execute(
             f"DELETE FROM {version.name} WHERE _op = 'd' AND (_lsn, _seq) IN ("
@@ -195,7 +196,7 @@ class Piece:
         return [
             Part(
                 version.table,
-                {n: item.warehouse for n, item in version.landings.items() if n not in _META},
+                {n: item.warehouse for n, item in version.mappings.items() if n not in _META},
                 f"SELECT * EXCLUDE (_fault) FROM {version.name} WHERE _fault IS NULL",
                 f"SELECT {DEAD_LETTER} FROM {version.name} WHERE _fault IS NOT NULL",
                 self.keys.get(version.table.name, ()),

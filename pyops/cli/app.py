@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pyops.config import model as config
+from pyops.config.days import Days
+from pyops.config.load import load
+from pyops.config.units import duration, size
 from pyops.errors import PyopsError, UsageError
-from pyops.sources.postgres.plan import Days
 
 if TYPE_CHECKING:
     from pyops.commands.slot import SlotStatus
@@ -83,7 +84,7 @@ def extract(
     days = _days(day, first, last)
     if days and full_refresh:
         raise UsageError("--full-refresh and a range of days exclude each other")
-    project = config.load(project_dir, config_file)
+    project = load(project_dir, config_file)
     with Terminal() as terminal:
         done = extract_tables(
             project,
@@ -117,7 +118,7 @@ def validate(
     for family in check or ():
         if family not in CHECKS:
             raise UsageError(f"there is no check {family!r}", hint=f"one of: {', '.join(CHECKS)}")
-    project = config.load(project_dir, config_file)
+    project = load(project_dir, config_file)
     with Terminal() as terminal:
         done = validate_staged(project, tables or (), checks=check or (), listener=terminal)
     print_extractions(done, as_json=as_json)
@@ -136,7 +137,7 @@ def publish(
     from pyops.cli.render import Terminal, print_extractions
     from pyops.commands.staged import publish as publish_staged
 
-    project = config.load(project_dir, config_file)
+    project = load(project_dir, config_file)
     with Terminal() as terminal:
         done = publish_staged(project, tables or (), listener=terminal)
     print_extractions(done, as_json=as_json)
@@ -158,7 +159,7 @@ def reconcile(
     from pyops.cli.render import print_reconciliation
     from pyops.commands.reconcile import reconcile as reconcile_table
 
-    found = reconcile_table(config.load(project_dir, config_file), table, apply=apply)
+    found = reconcile_table(load(project_dir, config_file), table, apply=apply)
     print_reconciliation(found, as_json=as_json)
     _exit(0 if found.is_equal or apply else 1)
 
@@ -179,10 +180,10 @@ def cdc(
     from pyops.cli.render import Terminal, print_captures
 
     try:
-        rest = config.duration(interval)
+        rest = duration(interval)
     except ValueError as error:
         raise UsageError(f"--interval {interval!r} {error}") from None
-    project = config.load(project_dir, config_file)
+    project = load(project_dir, config_file)
     with Terminal() as terminal:
         if follow:
             done = follow_changes(project, sources or (), interval=rest, listener=terminal)
@@ -204,7 +205,7 @@ def snapshot(
     from pyops.cdc.postgres.capture import snapshot as copy
     from pyops.cli.render import Terminal, print_captures
 
-    project = config.load(project_dir, config_file)
+    project = load(project_dir, config_file)
     with Terminal() as terminal:
         done = copy(project, table, listener=terminal)
     print_captures([done], as_json=as_json)
@@ -226,7 +227,7 @@ def compact(
     from pyops.cli.render import print_compactions
     from pyops.commands.compact import compact as fold
 
-    project = config.load(project_dir, config_file)
+    project = load(project_dir, config_file)
     done = fold(project, tables or (), dry_run=dry_run)
     print_compactions(done, as_json=as_json)
     _exit(max((item.error.exit_code for item in done if item.error), default=0))
@@ -248,7 +249,7 @@ def erase(
     from pyops.cli.render import print_erasure
     from pyops.commands.erase import erase as erase_key
 
-    project = config.load(project_dir, config_file)
+    project = load(project_dir, config_file)
     print_erasure(erase_key(project, table, key, dry_run=dry_run), as_json=as_json)
 
 
@@ -270,7 +271,7 @@ def slot_status(
     from pyops.commands import slot as slots
 
     limit = _size(fail_if_lag)
-    project = config.load(project_dir, config_file)
+    project = load(project_dir, config_file)
     found = slots.slot_status(project, sources or ())
     print_slots(found, as_json=as_json)
     _fail_if_lagging(slots.lagging(project, found, limit))
@@ -286,7 +287,7 @@ def drop_slot(
     """Drop a source's slot and publication; the next cdc run copies every table anew."""
     from pyops.commands import slot as slots
 
-    slots.drop(config.load(project_dir, config_file), source)
+    slots.drop(load(project_dir, config_file), source)
     typer.echo(f"{source}: slot dropped; what was landed stays")
 
 
@@ -301,7 +302,7 @@ def run(
     from pyops.cli.render import Terminal, print_summary
     from pyops.commands.run import run as run_all
 
-    project = config.load(project_dir, config_file)
+    project = load(project_dir, config_file)
     with Terminal() as terminal:
         summary = run_all(project, listener=terminal)
     print_summary(summary, as_json=as_json)
@@ -322,7 +323,7 @@ def status(
     from pyops.commands.status import status as look_up
 
     limit = _size(fail_if_lag)
-    project = config.load(project_dir, config_file)
+    project = load(project_dir, config_file)
     found = slots.slot_status(project)
     print_status(look_up(project), found, as_json=as_json)
     _fail_if_lagging(slots.lagging(project, found, limit))
@@ -347,7 +348,7 @@ def list_letters(
     from pyops.cli.render import print_letters
     from pyops.commands.dlq import dead_letters
 
-    project = config.load(project_dir, config_file)
+    project = load(project_dir, config_file)
     print_letters(
         dead_letters(project, tables or (), everything=everything), as_json=as_json, values=False
     )
@@ -365,7 +366,7 @@ def show_letters(
     from pyops.cli.render import print_letters
     from pyops.commands.dlq import dead_letters
 
-    project = config.load(project_dir, config_file)
+    project = load(project_dir, config_file)
     print_letters(dead_letters(project, ids=ids), as_json=as_json, values=True)
 
 
@@ -384,7 +385,7 @@ def replay_letters(
     from pyops.cli.render import print_replay
     from pyops.commands.dlq import replay
 
-    project = config.load(project_dir, config_file)
+    project = load(project_dir, config_file)
     print_replay(replay(project, table, ids=ids or ()), as_json=as_json)
 
 
@@ -403,7 +404,7 @@ def purge_letters(
     from pyops.cli.render import print_purged
     from pyops.commands.dlq import purge
 
-    project = config.load(project_dir, config_file)
+    project = load(project_dir, config_file)
     print_purged(purge(project, tables or (), everything=everything), as_json=as_json)
 
 
@@ -423,7 +424,7 @@ def _days(day: datetime | None, first: datetime | None, last: datetime | None) -
 
 def _size(text: str | None) -> int | None:
     try:
-        return None if text is None else config.size(text)
+        return None if text is None else size(text)
     except ValueError as error:
         raise UsageError(f"--fail-if-lag {text!r} {error}") from None
 

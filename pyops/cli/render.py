@@ -20,7 +20,7 @@ from pyops.commands.reconcile import Reconciliation
 from pyops.commands.run import Summary
 from pyops.commands.slot import SlotStatus
 from pyops.commands.status import TableStatus
-from pyops.config.model import Table
+from pyops.config.project import Table
 from pyops.errors import PyopsError
 from pyops.records import Run
 

@@ -11,8 +11,8 @@ from datetime import datetime
 import duckdb
 
 from pyops.cdc.fold import number_events
-from pyops.config.model import Project, Table
-from pyops.dbt import Lineage, columns_of
+from pyops.config.project import Project, Table
+from pyops.dbt import Manifest, columns_of
 from pyops.errors import OperationError, PyopsError, UsageError
 from pyops.interrupt import interruptible
 from pyops.records import Run, ended, utc_now
@@ -78,14 +78,14 @@ def compact(
     tables = [table for table in tables if table.config.retention is not None]
     if not tables:
         return []
-    job = _Job(project, Lineage.read(project), now or utc_now(), dry_run)
+    job = _Job(project, Manifest.read(project), now or utc_now(), dry_run)
     return [job.run(table) for table in tables]
 
 
 @dataclass(frozen=True)
 class _Job:
     project: Project
-    lineage: Lineage
+    manifest: Manifest
     now: datetime
     dry_run: bool
 
@@ -99,14 +99,14 @@ class _Job:
         if self.dry_run:
             try:
                 with history.looking() as (connection, catalog):
-                    return _Folding(connection, catalog, table, self.lineage, done).look()
+                    return _Folding(connection, catalog, table, self.manifest, done).look()
             except PyopsError as error:
                 return replace(done, error=error)
         history.settle()
         run = Run.begun(table.source, table.name, "compact", "fold")
         try:
             with history.changing(run) as (connection, catalog):
-                folding = _Folding(connection, catalog, table, self.lineage, done)
+                folding = _Folding(connection, catalog, table, self.manifest, done)
                 return interruptible(lambda: folding.apply(run), cancel=connection.interrupt)
         except PyopsError as error:
             history.record(run := ended(run, "failed", str(error)))
@@ -121,7 +121,7 @@ class _Folding:
     connection: duckdb.DuckDBPyConnection
     catalog: str
     table: Table
-    lineage: Lineage
+    manifest: Manifest
     done: Compaction
 
     def __post_init__(self) -> None:
@@ -185,7 +185,7 @@ class _Folding:
     def _applied(self) -> dict[str, int]:
         """Up to which load each model that remembers has applied the log."""
         applied = {}
-        for node in self.lineage.rememberers(self.table.target):
+        for node in self.manifest.rememberers(self.table.target):
             name = ".".join(node.relation)
             columns = columns_of(self.connection, self.catalog, node.relation)
             if not columns:

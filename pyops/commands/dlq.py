@@ -11,15 +11,16 @@ from datetime import datetime
 from typing import Any
 
 from pyops.commands.extract import Extraction
-from pyops.config.model import DebeziumTable, FilesTable, PostgresTable, Project, Table, Write
+from pyops.config.model import DebeziumTable, FilesTable, PostgresTable, Write
+from pyops.config.project import Project, Table
 from pyops.errors import DataError, OperationError, UsageError
 from pyops.quality.gates import GateResult, dead_letter_rules
 from pyops.quality.validate import GateError, evaluate, references
 from pyops.records import Run, ended
 from pyops.sql import identifier, json_pointer, literal, qualified
-from pyops.staging import casts as texts
+from pyops.staging import casts
 from pyops.staging.file import Stage
-from pyops.staging.postgres_types import Landing
+from pyops.staging.postgres_types import ColumnMapping
 from pyops.warehouse.duckdb import TableState, Warehouse, bookkeeping_exists, catalog_of
 from pyops.warehouse.publication import Load, publish
 from pyops.warehouse.recording import History
@@ -224,21 +225,21 @@ def _fill(stage: Stage, letters: Sequence[DeadLetter], table: Table, state: Tabl
     connection.execute(
         "CREATE TABLE refused (_file VARCHAR, _line BIGINT, payload VARCHAR, reason VARCHAR)"
     )
-    landings = {name: _landing(name, type_) for name, type_ in types.items()}
-    if "_line" in landings:
-        landings["_line"] = Landing("BIGINT", "", '"_line"::BIGINT')
+    mappings = {name: _landing(name, type_) for name, type_ in types.items()}
+    if "_line" in mappings:
+        mappings["_line"] = ColumnMapping("BIGINT", "", '"_line"::BIGINT')
     stage.fill_from_tables(
-        landings | {"_letter": Landing("BIGINT", "", "_letter")}, key=table.config.primary_key
+        mappings | {"_letter": ColumnMapping("BIGINT", "", "_letter")}, key=table.config.primary_key
     )
 
 
-def _landing(name: str, type_: str) -> Landing:
+def _landing(name: str, type_: str) -> ColumnMapping:
     column = identifier(name)
     if type_ == "BLOB":
-        return Landing(type_, "", f"unhex(substr({column}, 3))")
+        return ColumnMapping(type_, "", f"unhex(substr({column}, 3))")
     with suppress(UsageError):
-        return texts.landing(name, texts.check_type(type_))
-    return Landing(type_, "", f"TRY_CAST({column} AS {type_})", f"it is no {type_}", column)
+        return casts.mapping_of(name, casts.check_type(type_))
+    return ColumnMapping(type_, "", f"TRY_CAST({column} AS {type_})", f"it is no {type_}", column)
 
 
 def _taken_out_again(

@@ -12,8 +12,8 @@ from pathlib import Path
 import duckdb
 
 from pyops.cdc.fold import MOVES, number_events
-from pyops.config.model import Project, Table
-from pyops.dbt import Lineage, Node, Relation, columns_of
+from pyops.config.project import Project, Table
+from pyops.dbt import Manifest, Node, Relation, columns_of
 from pyops.errors import OperationError, PyopsError, TransientError, UsageError
 from pyops.interrupt import interruptible
 from pyops.records import Run, ended
@@ -73,8 +73,8 @@ def erase(project: Project, name: str, key: Sequence[str], *, dry_run: bool = Fa
     table = project.select([name])[0]
     warehouse = Warehouse.of(project)
     history = History(warehouse, project.staging_directory)
-    wanted = _Wanted(project, table, Lineage.read(project), tuple(key))
-    _check_tags(project, wanted.lineage)
+    wanted = _Wanted(project, table, Manifest.read(project), tuple(key))
+    _check_tags(project, wanted.manifest)
     if not warehouse.path.exists():
         return Erasure(str(table))
     if dry_run:
@@ -105,10 +105,10 @@ def erase(project: Project, name: str, key: Sequence[str], *, dry_run: bool = Fa
         raise
 
 
-def _check_tags(project: Project, lineage: Lineage) -> None:
+def _check_tags(project: Project, manifest: Manifest) -> None:
     """A tag with a slip in it would leave a person where it was: none may lead nowhere."""
     known = {str(table) for table in project.tables()}
-    for node in lineage.nodes.values():
+    for node in manifest.nodes.values():
         for tag in node.keys:
             if tag.rpartition(".")[0] not in known:
                 raise OperationError(
@@ -123,7 +123,7 @@ class _Wanted:
 
     project: Project
     table: Table
-    lineage: Lineage
+    manifest: Manifest
     key: tuple[str, ...]
 
 
@@ -145,7 +145,7 @@ class _Erasing:
     def __init__(
         self, wanted: _Wanted, connection: duckdb.DuckDBPyConnection, catalog: str
     ) -> None:
-        self.project, self.table, self.lineage = wanted.project, wanted.table, wanted.lineage
+        self.project, self.table, self.manifest = wanted.project, wanted.table, wanted.manifest
         self.connection = connection
         self.catalog = catalog
         self.relations = self._raw()
@@ -216,7 +216,7 @@ class _Erasing:
 
     def _built_places(self) -> Iterator[_Place]:
         tags = {f"{self.table}.{name}": name for name in self.names}
-        for node in self.lineage.nodes.values():
+        for node in self.manifest.nodes.values():
             if unknown := [t for t in node.keys if self._is_ours(t) and t not in tags]:
                 raise OperationError(
                     f"{node.name}: pyops_key_of: {', '.join(unknown)} is not in the key of"
@@ -378,11 +378,11 @@ class _Erasing:
         """
         purged = {place.relation for place in self.places}
         reads_folded = (
-            self.lineage.rememberers(self.table.target) if self.table.config.retention else []
+            self.manifest.rememberers(self.table.target) if self.table.config.retention else []
         )
         chosen: list[Node] = []
         by_hand = []
-        for node in self.lineage.descendants(list(self.relations)):
+        for node in self.manifest.descendants(list(self.relations)):
             if node.relation in purged or node.materialized in {"view", "ephemeral"}:
                 continue
             if node.remembers and (not node.may_be_refreshed or node in reads_folded):

@@ -10,16 +10,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from pyops.config.model import FilesSource, PostgresTable, Project, Table
+from pyops.config.days import Days
+from pyops.config.model import FilesSource, PostgresTable
+from pyops.config.project import Project, Table
 from pyops.errors import DataError, PyopsError, UsageError
 from pyops.interrupt import interruptible
 from pyops.quality.gates import GateResult
 from pyops.quality.validate import GateError, audit
 from pyops.records import Run, ended
 from pyops.sources.files import find as files
-from pyops.sources.files.plan import file_landings, plan_files
+from pyops.sources.files.plan import file_mappings, plan_files
 from pyops.sources.postgres import session as postgres
-from pyops.sources.postgres.plan import Days, Plan, plan
+from pyops.sources.postgres.plan import Plan, plan
 from pyops.sources.postgres.watermark import Watermark, advance, still_open
 from pyops.staging.file import Stage, discard, kept
 from pyops.warehouse.duckdb import TableState, Warehouse
@@ -280,7 +282,7 @@ class _Job:
             staged = stage.fill(
                 schema,
                 batches,
-                planned.landings,
+                planned.mappings,
                 key=load.key,
                 cancel=session.cancel,
                 progress=progress,
@@ -323,8 +325,8 @@ class _Job:
                 cancel=stage.connection.interrupt,
             )
             salt = self.project.config.sources[table.source].mask_salt
-            landings = file_landings(table, arrived.columns, state, salt=salt)
-            stage.fill_from_tables(landings, key=planned.load.key)
+            mappings = file_mappings(table, arrived.columns, state, salt=salt)
+            stage.fill_from_tables(mappings, key=planned.load.key)
             if planned.load.key:
                 stage.keep_newest(planned.load.key, None, table=str(table))
             self.current = replace(

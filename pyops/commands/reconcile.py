@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from pyops.config.model import PostgresTable, Project, Table
+from pyops.config.model import PostgresTable
+from pyops.config.project import Project, Table
 from pyops.errors import OperationError, PyopsError, UsageError
 from pyops.records import Run, ended
 from pyops.sources.postgres import session as postgres
@@ -91,7 +92,7 @@ def reconcile(project: Project, name: str, *, apply: bool = False) -> Reconcilia
             session.bind(**planned.settings)
             schema, batches = session.read(planned.query(None))
             key = table.config.primary_key
-            staged = stage.fill(schema, batches, planned.landings, key=key, cancel=session.cancel)
+            staged = stage.fill(schema, batches, planned.mappings, key=key, cancel=session.cancel)
             stage.keep_newest(key, table.postgres.cursor, table=str(table))
             run = replace(
                 run,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pyops.cdc.postgres.capture import Capture, capture
 from pyops.commands.extract import Extraction, Listener, extract
-from pyops.config.model import Project
+from pyops.config.project import Project
 from pyops.errors import UsageError
 
 

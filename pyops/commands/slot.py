@@ -8,7 +8,7 @@ from pyops.cdc.postgres.capture import captured_sources, slot_name
 from pyops.cdc.postgres.pgoutput import lsn_text
 from pyops.cdc.postgres.publication import Publications
 from pyops.cdc.postgres.slot import Server, Slot, drop_slot, lock_slot, look_at_server, look_at_slot
-from pyops.config.model import Project
+from pyops.config.project import Project
 from pyops.errors import PyopsError
 from pyops.sources.postgres import session as postgres
 from pyops.sources.postgres.session import Session

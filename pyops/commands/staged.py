@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyops.commands.extract import Extraction, Listener, Silent
-from pyops.config.model import Project, Table
+from pyops.config.project import Project, Table
 from pyops.errors import OperationError, PyopsError
 from pyops.quality.validate import GateError, audit, evaluate
 from pyops.records import Run, ended

@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from pyops.config.model import Project, Table
+from pyops.config.project import Project, Table
 from pyops.errors import PyopsError
 from pyops.sources.postgres import session as postgres
 from pyops.sql import qualified

@@ -1,25 +1,21 @@
 """pyops.yml: what to land, from where, how. Reading it touches no server and no warehouse."""
 
-import difflib
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
+from pyops.config.units import duration, size
 from pyops.errors import UsageError
 from pyops.staging.casts import check_type
 from pyops.staging.connect_types import check_type as check_connect_type
@@ -44,36 +40,9 @@ CHANGE_COLUMNS: Mapping[str, str] = {  # what a change log has beside the table'
     "_unchanged": "VARCHAR[]",
 }
 
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_BYTES = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}  # as PostgreSQL's
-
-
-def duration(text: str) -> timedelta:
-    """The duration that a text like ``10m`` means.
-
-    Raises:
-        ValueError: It is none.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", text.strip())
-    if match is None:
-        raise ValueError("is no duration: write a number and ms, s, m, h or d, like 10m")
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
-
 
 def _duration(value: object) -> object:
     return duration(value) if isinstance(value, str) else value
-
-
-def size(text: str) -> int:
-    """The bytes of a size like ``1GB``, with PostgreSQL's units.
-
-    Raises:
-        ValueError: It is none.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise ValueError("is no size: write a number and B, kB, MB, GB or TB, like 1GB")
-    return int(float(match[1]) * _BYTES[match[2].upper()])
 
 
 def _names(value: object) -> object:
@@ -481,257 +450,3 @@ class Config(_Section):
     warehouse: Warehouse = Warehouse()
     dead_letters: DeadLetters = DeadLetters()
     sources: dict[str, Source]
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table of the configuration with the names it goes by."""
-
-    source: str
-    name: str
-    config: PostgresTable | FilesTable | DebeziumTable = field(hash=False)  # it holds mappings
-
-    def __str__(self) -> str:
-        return f"{self.source}.{self.name}"
-
-    @property
-    def postgres(self) -> PostgresTable:
-        """The configuration of a table that is known to be PostgreSQL's."""
-        assert isinstance(self.config, PostgresTable)
-        return self.config
-
-    @property
-    def files(self) -> FilesTable:
-        """The configuration of a table that is known to be of files."""
-        assert isinstance(self.config, FilesTable)
-        return self.config
-
-    @property
-    def debezium(self) -> DebeziumTable:
-        """The configuration of a table that is known to be of Debezium's events."""
-        assert isinstance(self.config, DebeziumTable)
-        return self.config
-
-    @property
-    def target(self) -> tuple[str, str]:
-        """Schema and name of the table in the warehouse."""
-        schema, name = (self.config.target or "").split(".") if self.config.target else ("raw", "")
-        return schema, (name or self.name) + "__changes" * (self.config.mode == "cdc")
-
-
-@dataclass(frozen=True)
-class Project:
-    """A project folder and its configuration."""
-
-    directory: Path
-    config: Config
-
-    @property
-    def warehouse_path(self) -> Path:
-        """The DuckDB file; a relative path is relative to the project."""
-        return self.directory / self.config.warehouse.path
-
-    @property
-    def state_directory(self) -> Path:
-        """Where staging files and the demo live."""
-        return self.directory / ".pyops"
-
-    @property
-    def staging_directory(self) -> Path:
-        """Where the staging files are."""
-        return self.state_directory / "staging"
-
-    def postgres(self, source: str) -> PostgresSource:
-        """The configuration of a source that is known to be PostgreSQL."""
-        settings = self.config.sources[source]
-        assert isinstance(settings, PostgresSource)
-        return settings
-
-    def dsn(self, source: str) -> str:
-        """A source's DSN; that of the embedded server if it says ``demo``.
-
-        Raises:
-            OperationError: The embedded server is not running or not installed.
-        """
-        dsn = self.postgres(source).dsn
-        if dsn == "demo":
-            from pyops.demo import dsn as demo_dsn
-
-            return demo_dsn(self.directory)
-        return dsn
-
-    def tables(self) -> list[Table]:
-        """Every configured table, in the order of the file."""
-        return [
-            Table(source, name, table)
-            for source, settings in self.config.sources.items()
-            for name, table in settings.tables.items()
-        ]
-
-    def select(self, names: list[str] | tuple[str, ...]) -> list[Table]:
-        """The tables called ``source.table`` or ``table``; every table if no name is given.
-
-        Raises:
-            UsageError: A name that is not configured, or that several sources have.
-        """
-        tables = self.tables()
-        chosen = []
-        for name in names:
-            found = [t for t in tables if name in (str(t), t.name)]
-            if not found:
-                known = [str(t) for t in tables]
-                raise UsageError(
-                    f"there is no table {name!r} in the configuration",
-                    hint=did_you_mean(name, known) or f"configured are: {', '.join(known)}",
-                )
-            if len(found) > 1:
-                both = " and ".join(map(str, found))
-                raise UsageError(f"{name!r} means both {both}", hint="write source.table")
-            chosen.append(found[0])
-        return list(dict.fromkeys(chosen)) if names else tables
-
-
-def load(directory: Path, file: str = "pyops.yml") -> Project:
-    """Reads a project's configuration.
-
-    Args:
-        directory: The project folder.
-        file: The configuration's path, relative to it.
-
-    Raises:
-        UsageError: The file is missing, is no YAML, names an unknown key or variable, or asks for
-            what cannot be done; the message says where, and names the nearest known word.
-    """
-    path = directory / file
-    try:
-        document = yaml.load(path.read_text("utf-8"), Loader=_StrictLoader)
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read: {error.strerror}", hint="see --project-dir and --config"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8", hint="save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it is no YAML"
-        raise UsageError(f"{path}{where}: {problem}", hint="mend the YAML") from error
-    try:
-        config = Config.model_validate(_expand(document, str(path)))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message, hint = _explain(dict(first))
-        raise UsageError(f"{path}: {message}", hint=hint) from None
-    project = Project(directory, config)
-    _refuse_shared_targets(project)
-    return project
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader, but a key written twice is an error and not a silent choice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                problem = f"the key {key.value!r} stands here twice"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _expand(value: Any, path: str) -> Any:
-    """Expands ``${VAR}`` and ``${VAR:-default}`` in every text of a document."""
-    if isinstance(value, dict):
-        return {key: _expand(item, path) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_expand(item, path) for item in value]
-    if not isinstance(value, str):
-        return value
-
-    def variable(match: re.Match[str]) -> str:
-        found = os.environ.get(match[1]) or match[2]
-        if found is None:
-            raise UsageError(
-                f"{path}: the environment variable {match[1]} is not set",
-                hint=f"set it, or give it a default: ${{{match[1]}:-...}}",
-            )
-        return found
-
-    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", variable, value)
-
-
-def _explain(error: dict[str, Any]) -> tuple[str, str]:
-    """One problem found by pydantic, in the words of this file."""
-    location = [str(part) for part in error["loc"]]
-    if location[:1] == ["sources"] and len(location) > 2 and location[2] in _SOURCES:
-        source = location.pop(2)  # pydantic names the kind of source on the way
-    else:
-        source = "postgres"
-    where, last = ".".join(location), (location or [""])[-1]
-    if error["type"] == "extra_forbidden":
-        known = _known_keys(location, source)
-        return f"unknown key {where!r}", did_you_mean(last, known) or f"known: {', '.join(known)}"
-    if error["type"] in {"literal_error", "union_tag_invalid"}:
-        context = error["ctx"]
-        known = re.findall(r"'([^']+)'", context.get("expected") or context["expected_tags"])
-        nearest = did_you_mean(str(context.get("tag", error["input"])), known)
-        where = f"{where}.type" if "tag" in context else where
-        return f"{where}: unknown word", nearest or f"it is one of: {', '.join(known)}"
-    if error["type"] == "dict_type":
-        return f"{where}: is a mapping", f"write {last}: {{a name: what holds for it}}"
-    if error["type"] == "missing" and "gates" in location:
-        known = _known_keys(location, source)
-        return f"{where!r} is missing", f"this gate is a mapping of: {', '.join(known)}"
-    if error["type"] in {"missing", "union_tag_not_found"}:
-        where = f"{where}.type" if error["type"] != "missing" else where
-        needs = "a source needs type, tables and dsn if it is postgres; a table its mode"
-        return f"{where!r} is missing", f"{needs}, and path and format if it is of files"
-    reason = str(error.get("ctx", {}).get("error", error["msg"]))
-    return f"{where}: {reason}", ""
-
-
-_SOURCES: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
-    "postgres": (PostgresSource, PostgresTable),
-    "files": (FilesSource, FilesTable),
-    "debezium": (DebeziumSource, DebeziumTable),
-}
-
-
-_GATES: dict[str, type[BaseModel]] = {"expect": Expectation, "references": Reference}
-
-
-def _known_keys(location: list[str], source: str) -> list[str]:
-    section: type[BaseModel] = Config
-    match location:
-        case ["warehouse", _]:
-            section = Warehouse
-        case ["dead_letters", _]:
-            section = DeadLetters
-        case ["sources", _, _]:
-            section = _SOURCES[source][0]
-        case ["sources", _, "tables", _, _]:
-            section = _SOURCES[source][1]
-        case ["sources", _, "tables", _, "gates", _]:
-            section = Gates
-        case ["sources", _, "tables", _, "gates", gate, *_]:
-            section = _GATES.get(gate, Limit)
-    return [field.alias or name for name, field in section.model_fields.items()]
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    """Asks for the known word that is nearest to an unknown one; empty if none is near."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else ""
-
-
-def _refuse_shared_targets(project: Project) -> None:
-    owners: dict[str, Table] = {}
-    for table in project.tables():
-        target = ".".join(table.target).lower()
-        other = owners.setdefault(target, table)
-        if other is not table:
-            raise UsageError(
-                f"{other} and {table} would both land in {target}",
-                hint="give one of them another target",
-            )

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import duckdb
 
-from pyops.config.model import Reference, did_you_mean
+from pyops.config.model import Reference
 from pyops.errors import UsageError
 from pyops.sql import identifier, qualified
+from pyops.words import did_you_mean
 
 # What DuckDB raises where a value, and not the statement, is at fault.
 VALUE_ERRORS = (duckdb.DataError, duckdb.InvalidInputException, duckdb.NotSupportedError)

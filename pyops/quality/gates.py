@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import duckdb
 
-from pyops.config.model import Gates, Limit, OnFail, did_you_mean, split_columns
+from pyops.config.model import Gates, Limit, OnFail, split_columns
 from pyops.errors import DataError, UsageError
 from pyops.quality.expressions import (
     VALUE_ERRORS,
@@ -31,6 +31,7 @@ from pyops.quality.expressions import (
 )
 from pyops.sql import columns as listed
 from pyops.sql import identifier, literal
+from pyops.words import did_you_mean
 
 CHECKS: Mapping[str, tuple[str, ...]] = {  # families of gates, as `--check` calls them
     "rows": ("min_rows", "row_count_within"),

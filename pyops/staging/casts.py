@@ -9,7 +9,7 @@ import re
 
 from pyops.errors import UsageError
 from pyops.sql import identifier
-from pyops.staging.postgres_types import Landing
+from pyops.staging.postgres_types import ColumnMapping
 
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
 _ALIASES = {
@@ -82,7 +82,7 @@ def _nearest(name: str, base: str) -> str:
     return f"it is one of: {', '.join(_SIMPLE)}, DECIMAL(precision,scale)"
 
 
-def landing(column: str, type_: str) -> Landing:
+def mapping_of(column: str, type_: str) -> ColumnMapping:
     """Says how a column that arrived as text is landed.
 
     Args:
@@ -91,9 +91,9 @@ def landing(column: str, type_: str) -> Landing:
     """
     name = identifier(column)
     if type_ == "VARCHAR":
-        return Landing(type_, "", name)
+        return ColumnMapping(type_, "", name)
     convert, fault = conversion(name, type_)
-    return Landing(type_, "", convert, fault, name)
+    return ColumnMapping(type_, "", convert, fault, name)
 
 
 def conversion(name: str, type_: str) -> tuple[str, str]:

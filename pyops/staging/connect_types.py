@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from pyops.errors import UsageError
 from pyops.sql import identifier, literal
-from pyops.staging import casts as texts
-from pyops.staging.postgres_types import Landing
+from pyops.staging import casts
+from pyops.staging.postgres_types import ColumnMapping
 
 _PLACEHOLDER = "__debezium_unavailable_value"
 # What stands for a value that was not sent: itself, its base64, its bytes as numbers.
@@ -121,7 +121,7 @@ def check_type(name: str) -> str:
     """
     if _named(name) is not None:
         return name
-    return texts.check_type(name)
+    return casts.check_type(name)
 
 
 def _named(name: str) -> ConnectType | None:
@@ -141,17 +141,17 @@ def _named(name: str) -> ConnectType | None:
     return ConnectType("", match[1], length=first)
 
 
-def landing_of_configured(column: str, type_: str) -> Landing:
+def mapping_of_configured(column: str, type_: str) -> ColumnMapping:
     """Says how a column without a schema is landed, by the type ``check_type`` let pass."""
     named = _named(type_)
-    return landing(column, named) if named else texts.landing(column, type_)
+    return mapping_of(column, named) if named else casts.mapping_of(column, type_)
 
 
-def landing(column: str, type_: ConnectType) -> Landing:
+def mapping_of(column: str, type_: ConnectType) -> ColumnMapping:
     """Says how the texts of a column of a schema's type are landed."""
     name = identifier(column)
     warehouse, convert, fault = _conversion(name, type_)
-    return Landing(warehouse, "", convert, fault, name if fault else "")
+    return ColumnMapping(warehouse, "", convert, fault, name if fault else "")
 
 
 def _conversion(name: str, type_: ConnectType) -> tuple[str, str, str]:
@@ -189,13 +189,13 @@ def _conversion(name: str, type_: ConnectType) -> tuple[str, str, str]:
     if type_.name in _AS_TEXT:
         warehouse = _AS_TEXT[type_.name]
         text = f"rtrim({name}, 'Zz')" if ".Iso" in type_.name else name
-        return warehouse, *texts.conversion(text, warehouse)
+        return warehouse, *casts.conversion(text, warehouse)
     base = _BASE.get(_AS_BASE.get(type_.name, type_.base), "VARCHAR")
     if base == "VARCHAR":
         return base, name, ""
     if base == "BLOB":
         return base, f"TRY(from_base64({name}))", "it is no bytes in base64"
-    return base, *texts.conversion(name, base)
+    return base, *casts.conversion(name, base)
 
 
 def _whole(name: str, low: int, high: int, factor: int = 1) -> str:

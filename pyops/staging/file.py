@@ -23,8 +23,8 @@ from pyops.interrupt import interruptible, interruptions
 from pyops.records import Run
 from pyops.sql import columns as listed
 from pyops.sql import identifier, literal
-from pyops.staging.postgres_types import Landing
-from pyops.staging.prefetch import Ahead
+from pyops.staging.postgres_types import ColumnMapping
+from pyops.staging.prefetch import Prefetch
 from pyops.warehouse.duckdb import explained
 
 # Enough for what is not read from a database; more would only be kept, not used.
@@ -153,7 +153,7 @@ class Stage:
         self,
         schema: pa.Schema,
         batches: Iterator[pa.RecordBatch],
-        landings: Mapping[str, Landing],
+        mappings: Mapping[str, ColumnMapping],
         *,
         key: tuple[str, ...],
         cancel: Callable[[], None] = lambda: None,
@@ -164,7 +164,7 @@ class Stage:
         Args:
             schema: The Arrow schema of the batches.
             batches: What arrives.
-            landings: How each column is landed, in the order of the target.
+            mappings: How each column is landed, in the order of the target.
             key: Columns that identify a row; a NULL in one makes the row a dead letter.
             cancel: Stops the reading from another thread.
             progress: Told the number of rows and bytes read so far, batch by batch.
@@ -173,11 +173,11 @@ class Stage:
             PyopsError: What the reading failed with.
             OperationError: The file cannot be written.
         """
-        self.columns = {name: landing.warehouse for name, landing in landings.items()}
+        self.columns = {name: mapping.warehouse for name, mapping in mappings.items()}
         settings = self.connection.cursor()
 
         def make_room(width: int) -> None:
-            settings.execute(f"SET memory_limit = '{_memory(len(landings), width)}B'")
+            settings.execute(f"SET memory_limit = '{_memory(len(mappings), width)}B'")
 
         make_room(0)
         prefetched = _Prefetched(batches, progress, make_room)
@@ -187,7 +187,7 @@ class Stage:
             self.connection.execute("SET disabled_compression_methods = 'dict_fsst,zstd,fsst'")
             reader = pa.RecordBatchReader.from_batches(schema, prefetched)
             self.connection.register("arrived", reader)
-            self.connection.execute(f"CREATE TABLE rows AS {typed(landings, key)}")
+            self.connection.execute(f"CREATE TABLE rows AS {typed(mappings, key)}")
             self.connection.execute("RESET disabled_compression_methods")
 
         try:
@@ -205,14 +205,16 @@ class Stage:
         self._sort_out_faults()
         return Staged(prefetched.rows, prefetched.bytes)
 
-    def fill_from_tables(self, landings: Mapping[str, Landing], *, key: tuple[str, ...]) -> None:
+    def fill_from_tables(
+        self, mappings: Mapping[str, ColumnMapping], *, key: tuple[str, ...]
+    ) -> None:
         """Types the rows of the table ``arrived``; those of ``refused`` are dead letters.
 
         Raises:
             OperationError: The file cannot be written.
         """
-        self.columns = {name: landing.warehouse for name, landing in landings.items()}
-        self._execute(f"CREATE TABLE rows AS {typed(landings, key)}")
+        self.columns = {name: mapping.warehouse for name, mapping in mappings.items()}
+        self._execute(f"CREATE TABLE rows AS {typed(mappings, key)}")
         self._sort_out_faults()
         self._execute(
             "INSERT INTO dead_letters (reason, payload, file, line)"
@@ -224,7 +226,7 @@ class Stage:
         self,
         table: str,
         arrived: pa.Table,
-        landings: Mapping[str, Landing],
+        mappings: Mapping[str, ColumnMapping],
         *,
         key: tuple[str, ...],
         where: str,
@@ -235,7 +237,7 @@ class Stage:
         Args:
             table: The table, which is kept in memory as far as it fits; made if it is not there.
             arrived: The rows.
-            landings: How each column is landed, in the order of the table.
+            mappings: How each column is landed, in the order of the table.
             key: Columns that describe a row in its dead letter.
             where: The DuckDB condition for the rows to take.
             size: How many bytes they have.
@@ -245,12 +247,12 @@ class Stage:
         """
         width = self._widths.setdefault(table, _Width())
         width.add(len(arrived), size)
-        self._allow(_memory(len(landings), width.widest))
+        self._allow(_memory(len(mappings), width.widest))
         self.connection.register("arrived", arrived)
         try:
             while True:
                 try:
-                    self.add_arrived(table, landings, key=key, where=where)
+                    self.add_arrived(table, mappings, key=key, where=where)
                     break
                 except OperationError as error:  # the JSON of a dead letter takes many copies
                     is_too_little = isinstance(error.__cause__, duckdb.OutOfMemoryException)
@@ -261,11 +263,11 @@ class Stage:
             self.connection.unregister("arrived")
 
     def add_arrived(
-        self, table: str, landings: Mapping[str, Landing], *, key: tuple[str, ...], where: str
+        self, table: str, mappings: Mapping[str, ColumnMapping], *, key: tuple[str, ...], where: str
     ) -> None:
         """The same with rows of the table ``arrived``."""
         name = identifier(table)
-        select = typed(landings, key, required=False, where=where)
+        select = typed(mappings, key, required=False, where=where)
         self._execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} AS {select} LIMIT 0")
         self._execute(f"INSERT INTO {name} {select}")
 
@@ -424,7 +426,7 @@ DEAD_LETTER = ", ".join(  # the columns of a dead letter, from a row's fault
 
 
 def typed(
-    landings: Mapping[str, Landing],
+    mappings: Mapping[str, ColumnMapping],
     key: tuple[str, ...],
     *,
     required: bool = True,
@@ -433,29 +435,29 @@ def typed(
     """The SELECT that types each column and describes the first fault of a row in ``_fault``.
 
     Args:
-        landings: How each column is landed, in order.
+        mappings: How each column is landed, in order.
         key: The columns that describe a row in its dead letter.
         required: Whether a NULL in one of them is a fault.
         where: The condition for the rows to take, of what arrived.
     """
     raw = {
-        name: landing.text or _raw_text(name, landing.warehouse)
-        for name, landing in landings.items()
+        name: mapping.text or _raw_text(name, mapping.warehouse)
+        for name, mapping in mappings.items()
     }
     mark = "_"  # in front of the names of converted columns, so that they are no other's
-    while any(name.startswith(mark) for name in landings):
+    while any(name.startswith(mark) for name in mappings):
         mark += "_"
-    converted = {name: identifier(f"{mark}{n}") for n, name in enumerate(landings)}
+    converted = {name: identifier(f"{mark}{n}") for n, name in enumerate(mappings)}
     faults = []  # column, reason, condition
-    for name, landing in landings.items():
+    for name, mapping in mappings.items():
         column = identifier(name)
-        if landing.fault:
+        if mapping.fault:
             condition = f"{column} IS NOT NULL AND {converted[name]} IS NULL"
-            faults.append((name, landing.fault, condition))
+            faults.append((name, mapping.fault, condition))
         if required and name in key:
             faults.append((name, "a primary key cannot be NULL", f"{column} IS NULL"))
-    columns = ", ".join(f"{converted[name]} AS {identifier(name)}" for name in landings)
-    conversions = ", ".join(f"{item.convert} AS {converted[n]}" for n, item in landings.items())
+    columns = ", ".join(f"{converted[name]} AS {identifier(name)}" for name in mappings)
+    conversions = ", ".join(f"{item.convert} AS {converted[n]}" for n, item in mappings.items())
     arrived = f"(SELECT *, {conversions} FROM arrived WHERE {where})"
     if not faults:
         return f"SELECT {columns}, NULL::VARCHAR[] AS _fault FROM {arrived}"
@@ -468,8 +470,8 @@ def typed(
         "reason": f"[{', '.join(literal(fault[1]) for fault in faults)}][_fault]",
         "key": _json({name: raw[name] for name in key}),
         "payload": _json(raw),
-        "file": "_file" if "_file" in landings else "NULL",
-        "line": "_line::VARCHAR" if "_file" in landings else "NULL",
+        "file": "_file" if "_file" in mappings else "NULL",
+        "line": "_line::VARCHAR" if "_file" in mappings else "NULL",
     }
     values = ", ".join(described[name] for name in _FAULT)
     fault = f"CASE WHEN _fault IS NOT NULL THEN [{values}] END"
@@ -518,7 +520,7 @@ class _Width:
         return is_wider
 
 
-class _Prefetched(Ahead[pa.RecordBatch]):
+class _Prefetched(Prefetch[pa.RecordBatch]):
     """Batches that are read ahead, and counted.
 
     Before wider rows than any before are handed on, ``widened`` is told how many bytes as many of

@@ -64,7 +64,7 @@ class PostgresType:
 
 
 @dataclass(frozen=True)
-class Landing:
+class ColumnMapping:
     """How the values of one column reach the warehouse.
 
     Attributes:
@@ -82,34 +82,36 @@ class Landing:
     text: str = ""
 
 
-def landing(column: str, type_: PostgresType) -> Landing:
+def mapping_of(column: str, type_: PostgresType) -> ColumnMapping:
     """Says how a column of a PostgreSQL type is landed."""
     name = identifier(column)
     if type_.element is not None:
         converted = array_to_json(name, type_.element)
-        return Landing("JSON", as_text(name), converted, "it is no array of JSON values", name)
+        return ColumnMapping(
+            "JSON", as_text(name), converted, "it is no array of JSON values", name
+        )
     if type_.name == "numeric":
         return _numeric(name, type_.modifier)
     if type_.name == "money":
         return _decimal(name, f"{name}::numeric::text", 19, 2)
     if type_.name == "oid":
-        return Landing("BIGINT", f"{name}::bigint", name)
+        return ColumnMapping("BIGINT", f"{name}::bigint", name)
     if type_.name in {"timestamp", "timestamptz"}:
         return _timestamp(name)
     if type_.name == "date":
         return _date(name)
     if type_.name in _NATIVE:
-        return Landing(_NATIVE[type_.name], name, name)
-    return Landing("VARCHAR", as_text(name), name)
+        return ColumnMapping(_NATIVE[type_.name], name, name)
+    return ColumnMapping("VARCHAR", as_text(name), name)
 
 
-def landing_of_text(column: str, type_: PostgresType) -> Landing:
+def mapping_of_text(column: str, type_: PostgresType) -> ColumnMapping:
     """Says how a column is landed whose values arrive as PostgreSQL's text, as changes do.
 
-    The warehouse type, the values and the dead letters are those of ``landing``.
+    The warehouse type, the values and the dead letters are those of ``mapping_of``.
     """
     name = identifier(column)
-    target = landing(column, type_)
+    target = mapping_of(column, type_)
     convert = _OF_TEXT.get(target.warehouse, "TRY_CAST({} AS " + target.warehouse + ")").format(
         name
     )
@@ -120,13 +122,13 @@ def landing_of_text(column: str, type_: PostgresType) -> Landing:
         convert = array_to_json(name, type_.element or "")
     elif type_.name == "money":
         convert = f"TRY_CAST(regexp_replace({name}, '[$,]', '', 'g') AS {target.warehouse})"
-    # Dead letters are those of ``landing``, too.
+    # Dead letters are those of ``mapping_of``, too.
     text = name
     if type_.name == "timestamptz":
         text = rf"regexp_replace({name}, '\+00( BC)?$', '\1')"
     elif type_.name in {"bool", "float4", "float8", "money"}:
         text = f"coalesce(({convert})::VARCHAR, {name})"
-    return Landing(target.warehouse, "", convert, fault, text)
+    return ColumnMapping(target.warehouse, "", convert, fault, text)
 
 
 def as_text(expression: str) -> str:
@@ -138,7 +140,7 @@ def as_text(expression: str) -> str:
     return f"CASE WHEN {expression} IS DISTINCT FROM NULL THEN concat({expression}) END"
 
 
-def masked(column: str, salt_setting: str) -> Landing:
+def masked(column: str, salt_setting: str) -> ColumnMapping:
     """Says how a masked column is landed: its text, salted and hashed by the server's query.
 
     The salt is a setting of the session, so it stands in no statement that the server may log.
@@ -146,10 +148,10 @@ def masked(column: str, salt_setting: str) -> Landing:
     text = as_text(identifier(column))
     salted = f"current_setting({literal(salt_setting)}) || {text}"
     digest = f"encode(sha256(convert_to({salted}, 'UTF8')), 'hex')"
-    return Landing("VARCHAR", digest, identifier(column))
+    return ColumnMapping("VARCHAR", digest, identifier(column))
 
 
-def hashed(text: str, salt: str) -> Landing:
+def hashed(text: str, salt: str) -> ColumnMapping:
     """Says how a masked column is landed that arrives in clear: hashed, in dead letters too.
 
     Args:
@@ -157,30 +159,30 @@ def hashed(text: str, salt: str) -> Landing:
         salt: What is hashed in front of it.
     """
     digest = f"sha256({literal(salt)} || {text})"
-    return Landing("VARCHAR", "", digest, text=digest)
+    return ColumnMapping("VARCHAR", "", digest, text=digest)
 
 
-def _numeric(name: str, modifier: int) -> Landing:
+def _numeric(name: str, modifier: int) -> ColumnMapping:
     select = f"{name}::text"
     if modifier == -1:
-        return Landing("VARCHAR", select, name)
+        return ColumnMapping("VARCHAR", select, name)
     # The modifier packs precision and an 11-bit signed scale (numeric.c, make_numeric_typmod).
     precision = ((modifier - 4) >> 16) & 0xFFFF
     scale = (((modifier - 4) & 0x7FF) ^ 1024) - 1024
     if scale < 0:
         precision, scale = precision - scale, 0
     if precision > 38 or scale > precision:
-        return Landing("VARCHAR", select, name)
+        return ColumnMapping("VARCHAR", select, name)
     return _decimal(name, select, precision, scale)
 
 
-def _decimal(name: str, select: str, precision: int, scale: int) -> Landing:
+def _decimal(name: str, select: str, precision: int, scale: int) -> ColumnMapping:
     decimal = f"DECIMAL({precision},{scale})"
     fault = f"{decimal} holds no NaN, no Infinity and no more than {precision} digits"
-    return Landing(decimal, select, f"TRY_CAST({name} AS {decimal})", fault, name)
+    return ColumnMapping(decimal, select, f"TRY_CAST({name} AS {decimal})", fault, name)
 
 
-def _timestamp(name: str) -> Landing:
+def _timestamp(name: str) -> ColumnMapping:
     minus_infinity = -(2**63) + _EPOCH_US
     infinity = minus_infinity - 1
     infinite = (
@@ -201,10 +203,10 @@ def _timestamp(name: str) -> Landing:
         f" WHEN {name} < make_timestamp({infinity}) THEN {far} ELSE {_text_of_time(name)} END"
     )
     fault = "TIMESTAMP is kept from 0001-01-01 to 294247-01-10 04:00:54.775806"
-    return Landing("TIMESTAMP", name, convert, fault, text)
+    return ColumnMapping("TIMESTAMP", name, convert, fault, text)
 
 
-def _date(name: str) -> Landing:
+def _date(name: str) -> ColumnMapping:
     minus_infinity = -(2**31) + _EPOCH_DAYS
     day = "(DATE '1970-01-01' + ({}))"
     infinite = (
@@ -213,7 +215,7 @@ def _date(name: str) -> Landing:
     )
     convert = f"CASE WHEN {name} >= DATE '0001-01-01' THEN {name} {infinite} END"
     text = f"CASE {infinite} ELSE {_text_of_time(name)} END"
-    return Landing("DATE", name, convert, "DATE is kept from 0001-01-01 onwards", text)
+    return ColumnMapping("DATE", name, convert, "DATE is kept from 0001-01-01 onwards", text)
 
 
 def _text_of_time(name: str) -> str:

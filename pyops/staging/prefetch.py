@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 _T = TypeVar("_T")
 
 
-class Ahead(Generic[_T]):
+class Prefetch(Generic[_T]):
     """Iterates over items that a thread reads ahead, two at most.
 
     Attributes:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import duckdb
 
-from pyops.config.model import Table
+from pyops.config.project import Table
 from pyops.records import utc_now
 from pyops.warehouse.duckdb import BOOKKEEPING, Warehouse, bookkeeping_exists, catalog_of
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 import duckdb
 import tenacity
 
-from pyops.config.model import Project, Table
+from pyops.config.project import Project, Table
 from pyops.errors import TransientError
 from pyops.failures import of_file, of_lock
 from pyops.interrupt import interruptions

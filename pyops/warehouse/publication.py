@@ -14,7 +14,8 @@ from typing import Self
 
 import duckdb
 
-from pyops.config.model import Table, Write
+from pyops.config.model import Write
+from pyops.config.project import Table
 from pyops.errors import SchemaChangeError, TransientError
 from pyops.interrupt import interruptible
 from pyops.quality.gates import GateResult

@@ -30,7 +30,7 @@ CHROMIUM = [
     "--dump-dom",
 ]
 
-# Runs before the page's own scripts. The lineage is drawn on a canvas, so it is asked of the
+# Runs before the page's own scripts. The manifest is drawn on a canvas, so it is asked of the
 # element that cytoscape draws in.
 PROBE = """<script>
 const errors = [];
@@ -44,7 +44,7 @@ setTimeout(() => {
     found.textContent = JSON.stringify({
         errors,
         requests: performance.getEntriesByType("resource").map(entry => entry.name),
-        lineage: canvas ? canvas._cyreg.cy.nodes(":visible").map(node => node.id()) : [],
+        manifest: canvas ? canvas._cyreg.cy.nodes(":visible").map(node => node.id()) : [],
     });
     document.body.append(found);
 }, 8000);
@@ -58,7 +58,7 @@ class Opened:
     text: str
     errors: list[str]
     requests: list[str]
-    lineage: list[str]
+    manifest: list[str]
 
 
 def open_page(route: str, folder: Path) -> Opened:
@@ -91,7 +91,7 @@ def node(kind: str, name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Opened:
-    """The page of a model, its lineage unfolded."""
+    """The page of a model, its manifest unfolded."""
     route = f"model/model.pyops.{MODEL}?g_v=1&g_i=%2B{MODEL}%2B"
     return open_page(route, tmp_path_factory.mktemp("page"))
 
@@ -104,9 +104,9 @@ def test_a_models_page_shows_its_description_and_columns(page: Opened) -> None:
 
 
 def test_its_lineage_goes_back_to_the_source(page: Opened) -> None:
-    assert {f"model.pyops.{MODEL}", "source.pyops.shop.orders__changes"} <= set(page.lineage)
+    assert {f"model.pyops.{MODEL}", "source.pyops.shop.orders__changes"} <= set(page.manifest)
     parents = node("nodes", f"model.pyops.{MODEL}")["depends_on"]["nodes"]
-    assert set(parents) <= set(page.lineage)
+    assert set(parents) <= set(page.manifest)
 
 
 def test_it_runs_without_error_and_asks_nothing_of_the_network(page: Opened) -> None:

@@ -19,7 +19,8 @@ import yaml
 
 from pyops.cdc.postgres.capture import capture
 from pyops.commands.extract import Extraction, extract
-from pyops.config.model import Project, load
+from pyops.config.load import load
+from pyops.config.project import Project
 from pyops.demo import shop
 from pyops.demo.server import Server
 from pyops.records import Run

@@ -121,11 +121,11 @@ class Reference:
                 raise CorruptError("left over")
 
     def _take(self, width: int) -> bytes:
-        piece = self._content[self._at : self._at + width]
-        if width < 0 or len(piece) < width:
+        chunk = self._content[self._at : self._at + width]
+        if width < 0 or len(chunk) < width:
             raise CorruptError("short")
         self._at += width
-        return piece
+        return chunk
 
     def _number(self, width: int, *, signed: bool = False) -> int:
         return int.from_bytes(self._take(width), "big", signed=signed)

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from pyops.cdc.changelog import Piece, _Appending
+from pyops.cdc.changelog import Chunk, _Appending
 from pyops.cdc.postgres import capture as replication
 from pyops.cdc.postgres import slot
 from pyops.cdc.postgres.capture import _Job
 from pyops.cdc.postgres.publication import Publications
 from pyops.commands.slot import slot_status
-from pyops.config.model import load
+from pyops.config.load import load
 from pyops.demo.server import Server
 from pyops.staging.file import Stage
 from tests.pyops.change_log import at_source, current
@@ -65,8 +65,8 @@ FIRST: dict[str, tuple[Any, str, int]] = {
 }
 STREAM: dict[str, tuple[Any, str, int]] = {
     "staging file made": (Stage, "create", 1),
-    "some changes staged": (Piece, "add", 2),
-    "all changes staged": (Piece, "parts", 1),
+    "some changes staged": (Chunk, "add", 2),
+    "all changes staged": (Chunk, "parts", 1),
     "before COMMIT": (_Appending, "_append", 1),
     "after COMMIT": (_Appending, "commit", 1),
     "slot advanced": ("pyops.cdc.postgres.capture", "advance_slot", 1),
@@ -190,12 +190,12 @@ def test_a_copy_and_the_stream_fit_together_under_traffic(
 
 
 def test_a_rival_is_refused_while_another_run_is_on(project: Project, sql: Sql) -> None:
-    """Behaviour 30: in one line, with exit code 1, also between two pieces."""
+    """Behaviour 30: in one line, with exit code 1, also between two chunks."""
     sql("CREATE TABLE t (id integer PRIMARY KEY, v integer)")
     project.set_up(CDC)
     assert cdc(project)[0] == 0
     sql("INSERT INTO t VALUES (1, 1)")
-    for owner, name in ((Piece, "parts"), ("pyops.cdc.postgres.capture", "advance_slot")):
+    for owner, name in ((Chunk, "parts"), ("pyops.cdc.postgres.capture", "advance_slot")):
         with halted(project, owner, name, command="cdc") as (command, released):
             code, output = cdc(project)
             assert code == 1
@@ -210,12 +210,12 @@ def test_a_rival_is_refused_while_another_run_is_on(project: Project, sql: Sql) 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_cleanly(project: Project, sql: Sql, number: signal.Signals) -> None:
-    """Behaviour 45: half a piece is no piece."""
+    """Behaviour 45: half a chunk is no chunk."""
     sql("CREATE TABLE t (id integer PRIMARY KEY, v integer)")
     project.set_up(CDC)
     assert cdc(project)[0] == 0
     sql("INSERT INTO t SELECT n, n FROM generate_series(1, 1000) AS n")
-    with halted(project, Piece, "add", command="cdc") as (command, released):
+    with halted(project, Chunk, "add", command="cdc") as (command, released):
         os.kill(command.pid, number)
         released.set()
         code, output = command.end()
@@ -287,7 +287,7 @@ def test_a_server_that_restarts_loses_nothing(own_server: Server, tmp_path: Path
     own_server.start(UNSAFE)
     assert cdc(project)[0] == 0
     sql("INSERT INTO t SELECT n, n FROM generate_series(1, 1000) AS n")
-    with halted(project, Piece, "add", command="cdc") as (command, released):
+    with halted(project, Chunk, "add", command="cdc") as (command, released):
         own_server.stop()
         own_server.start(UNSAFE)
         released.set()

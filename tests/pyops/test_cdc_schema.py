@@ -237,7 +237,7 @@ def test_a_poison_change_is_a_dead_letter_and_the_stream_goes_on(lab: Lab, sql: 
 def test_the_size_of_the_pieces_changes_nothing(
     lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behaviours 22 and 26: a piece ends with a commit, and a transaction is seen at once."""
+    """Behaviours 22 and 26: a chunk ends with a commit, and a transaction is seen at once."""
     sql("CREATE TABLE t (id integer PRIMARY KEY, v text)")
     lab.capture(CDC)
     for n in range(5):

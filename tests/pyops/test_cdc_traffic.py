@@ -27,16 +27,16 @@ _numbers = itertools.count()
 def test_any_traffic_cut_anywhere_ends_in_the_source(
     lab: Lab, sql: Sql, connect: Connect, batches: Any, how: tuple[str, int]
 ) -> None:
-    """Behaviours 15, 16, 18 to 22: with copies in between, and pieces of any size."""
-    table, (identity, piece) = f"t{next(_numbers)}", how
+    """Behaviours 15, 16, 18 to 22: with copies in between, and chunks of any size."""
+    table, (identity, chunk) = f"t{next(_numbers)}", how
     sql(f"CREATE TABLE {table} (id integer PRIMARY KEY, v integer, big text STORAGE EXTERNAL)")
     sql(f"ALTER TABLE {table} REPLICA IDENTITY {identity}")
     sql(f"INSERT INTO {table} SELECT n, 0, repeat('x', 3000) FROM generate_series(1, 4) AS n")
     project = lab.configure({table: {"mode": "cdc"}})
     with pytest.MonkeyPatch.context() as patch:
         for name in ("pyops.cdc.postgres.slot.MESSAGES", "pyops.cdc.postgres.capture.MESSAGES"):
-            patch.setattr(name, piece)
-        patch.setattr("pyops.cdc.slot._BATCH_BYTES", piece * 100)
+            patch.setattr(name, chunk)
+        patch.setattr("pyops.cdc.slot._BATCH_BYTES", chunk * 100)
         assert capture(project)[0].error is None
         for transactions, command in batches:
             commit(connect, table, transactions)

@@ -28,7 +28,7 @@ from pyops.commands.compact import compact
 from pyops.commands.dlq import replay
 from pyops.commands.extract import Silent
 from pyops.commands.status import status
-from pyops.config.model import load
+from pyops.config.load import load
 from pyops.errors import DataError, OperationError, SchemaChangeError, UsageError
 from pyops.records import Run
 from pyops.staging.file import Stage

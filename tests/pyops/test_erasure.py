@@ -16,7 +16,7 @@ from pyops import dead_letters, erase, extract, publish
 from pyops.cdc.postgres.capture import capture
 from pyops.cli import app as cli
 from pyops.commands.erase import Erasure
-from pyops.config.model import load
+from pyops.config.load import load
 from pyops.errors import OperationError, UsageError
 from pyops.staging.file import Stage
 from pyops.warehouse.duckdb import Warehouse

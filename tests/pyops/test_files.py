@@ -68,7 +68,7 @@ def lab(tmp_path: Path) -> Lab:
 @contextmanager
 def pieces_of(size: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
-        patch.setattr(lines, "PIECE", size)
+        patch.setattr(lines, "CHUNK_BYTES", size)
         yield
 
 
@@ -350,7 +350,7 @@ def csv_field(value: str | None, *, quoted: bool) -> str:
     st.sampled_from([1, 7, 50, 1 << 20]),
 )
 def test_every_record_arrives_however_its_file_is_cut(
-    lab: Lab, records: list[tuple[str | None, ...]], quoted: bool, end: str, piece: int
+    lab: Lab, records: list[tuple[str | None, ...]], quoted: bool, end: str, chunk: int
 ) -> None:
     """Behaviour 34: NULL and the empty text are told apart; the line is the record's first."""
     content, expected, line = f"a,b,c{end}", [], 2
@@ -360,7 +360,7 @@ def test_every_record_arrives_however_its_file_is_cut(
         content += text + end
         line += text.count("\n") + 1
     lab.put("a.csv", content)
-    with pytest.MonkeyPatch.context() as monkeypatch, pieces_of(piece, monkeypatch):
+    with pytest.MonkeyPatch.context() as monkeypatch, pieces_of(chunk, monkeypatch):
         lab.arrive("a.csv", "csv")
     assert (lab.rows("* EXCLUDE _file"), lab.refused) == (expected, [])
 
@@ -383,13 +383,13 @@ def test_files_with_different_columns_are_put_together_by_name(lab: Lab) -> None
     deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.integers(1, 200))
-def test_lines_arrive_however_their_file_is_cut(lab: Lab, piece: int) -> None:
+def test_lines_arrive_however_their_file_is_cut(lab: Lab, chunk: int) -> None:
     """Behaviour 44: a refused line among them too."""
     good = [f'{{"id": {n}, "é": "{"x" * n}"}}' for n in range(20)]
     texts = [*good[:7], "", '{"id": ', *good[7:], '["\xff"]'.encode("latin-1").decode("latin-1")]
     content = b"\r\n".join(text.encode() for text in texts) + b"\n" + b'{"id": "\xff"}'
     lab.put("a.jsonl", b"\xef\xbb\xbf" + content)
-    with pytest.MonkeyPatch.context() as monkeypatch, pieces_of(piece, monkeypatch):
+    with pytest.MonkeyPatch.context() as monkeypatch, pieces_of(chunk, monkeypatch):
         arrived = lab.arrive("a.jsonl", "jsonl")
     assert (arrived.rows, [row[1] for row in lab.refused]) == (20, [9, 23, 24])
     assert [row[0] for row in lab.rows("_line")] == [*range(1, 8), *range(10, 23)]

@@ -14,7 +14,7 @@ from dbt.cli.main import dbtRunner, dbtRunnerResult
 from pyops.cdc.postgres.capture import capture
 from pyops.commands.extract import extract
 from pyops.commands.run import _let_go_of_the_warehouse
-from pyops.config.model import load
+from pyops.config.load import load
 from pyops.demo import events
 from tests.pyops.conftest import execute
 from tests.pyops.dbt_runs import copy_project

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyops import compact
 from pyops.cdc.postgres.capture import capture, snapshot
 from pyops.commands.compact import Compaction
-from pyops.config.model import load
+from pyops.config.load import load
 from pyops.errors import OperationError, UsageError
 from pyops.records import utc_now
 from tests.pyops.change_log import at_source, current, events, ops

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyops.errors import UsageError
-from pyops.staging.casts import check_type, landing
+from pyops.staging.casts import check_type, mapping_of
 
 FAULT = "fault"
 
@@ -27,7 +27,7 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
 
 def typed(connection: duckdb.DuckDBPyConnection, text: str | None, type_: str) -> Any:
     """A text's value of a type; FAULT if the text has none."""
-    item = landing('a "b"', type_)
+    item = mapping_of('a "b"', type_)
     shown = item.text or "'x'"
     found, was_null, kind = connection.execute(
         f"SELECT {item.convert}, {shown} IS NULL, typeof({item.convert})"

@@ -10,11 +10,11 @@ import pytest
 
 from pyops import Days
 from pyops.commands import extract as extraction
-from pyops.config.model import Table
+from pyops.config.project import Table
 from pyops.errors import DataError, TransientError
 from pyops.records import Run
 from pyops.staging.file import Stage
-from pyops.staging.postgres_types import Landing
+from pyops.staging.postgres_types import ColumnMapping
 from pyops.warehouse.duckdb import Warehouse
 from pyops.warehouse.publication import Load, publish
 from tests.pyops.conftest import Lab, Sql
@@ -209,7 +209,10 @@ def test_file_does_not_grow_under_a_thousand_delete_inserts(lab: Lab) -> None:
     config = lab.configure({"t": DAYS}).config.sources["src"].tables["t"]
     table = Table("src", "t", config)
     warehouse = Warehouse(lab.directory / "warehouse.duckdb")
-    landings = {"id": Landing("BIGINT", "", '"id"'), "day": Landing("DATE", "", '"day"::DATE')}
+    mappings = {
+        "id": ColumnMapping("BIGINT", "", '"id"'),
+        "day": ColumnMapping("DATE", "", '"day"::DATE'),
+    }
     sizes = []
     with ExitStack() as stages:
         loads = []
@@ -219,7 +222,7 @@ def test_file_does_not_grow_under_a_thousand_delete_inserts(lab: Lab) -> None:
             batch = pa.record_batch(
                 {"id": pa.array(range(2000)), "day": pa.array([f"2020-01-{day:02}"] * 2000)}
             )
-            stage.fill(batch.schema, iter([batch]), landings, key=())
+            stage.fill(batch.schema, iter([batch]), mappings, key=())
             range_ = ("day", f"2020-01-{day:02}", f"2020-01-{day + 1:02}")
             loads.append((stage, Load(table, "delete_insert", replaces=range_), run))
         for _ in range(100):

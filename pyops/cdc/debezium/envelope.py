@@ -10,7 +10,7 @@ from typing import Any
 
 from pyops.sources.files.json import NOT_BLANK, marked_if_needed
 from pyops.sql import identifier, literal
-from pyops.staging import casts as texts
+from pyops.staging import casts
 from pyops.staging.connect_types import UNAVAILABLE, ConnectType, unavailable
 
 COUNTED = ("tombstones", "heartbeats", "transaction events", "messages", "events of other tables")
@@ -66,7 +66,7 @@ def _fields(struct: Any) -> list[dict[str, Any]]:
 
 
 def parsed(mark: str, *, table: str, takes_its_own: bool, key: tuple[str, ...]) -> str:
-    """The SELECT that takes the lines of ``piece``, each a text of JSON, apart.
+    """The SELECT that takes the lines of ``chunk``, each a text of JSON, apart.
 
     Its columns: ``line``; ``text``, the row as a JSON object; ``schema``; ``kind``, one of
     ``COUNTED`` for what has nothing to land, or ``row``; ``fault``, why it is neither; ``_op``,
@@ -165,7 +165,7 @@ def _events(mark: str) -> str:
                     json_extract(t, ['/op', '/value', '/payload', '/key', '/schema']) AS a
                 FROM (
                     SELECT line, trim({marked_if_needed("text", mark)}, E' \\t\\r\\n') AS t
-                    FROM piece WHERE {NOT_BLANK}
+                    FROM chunk WHERE {NOT_BLANK}
                 )
             )
         )
@@ -179,7 +179,7 @@ def _is_text(value: str) -> str:
 def _unpacked(value: str, mark: str) -> str:
     """JSON that was written into a string, as ``kcat -J`` does; NULL if it is none."""
     text = f"json_extract_string({value}, '$')"
-    return f"CASE WHEN {texts.is_json(text)} THEN {marked_if_needed(text, mark)} END"
+    return f"CASE WHEN {casts.is_json(text)} THEN {marked_if_needed(text, mark)} END"
 
 
 def _named_fault() -> str:

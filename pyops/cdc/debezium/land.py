@@ -22,7 +22,8 @@ from pyops.cdc.debezium.envelope import (
     without_unavailable,
 )
 from pyops.commands.extract import Listener
-from pyops.config.model import CHANGE_COLUMNS, Project, Table
+from pyops.config.model import CHANGE_COLUMNS
+from pyops.config.project import Project, Table
 from pyops.errors import DataError, PyopsError
 from pyops.interrupt import interruptible
 from pyops.records import Run, ended
@@ -37,12 +38,12 @@ from pyops.sources.files.json import (
     free_mark,
     room,
 )
-from pyops.sources.files.lines import Piece, Refused, pieces, without
+from pyops.sources.files.lines import Chunk, Refused, chunks, without
 from pyops.sql import identifier
-from pyops.staging import casts as texts
-from pyops.staging.connect_types import ConnectType, landing, landing_of_configured
+from pyops.staging import casts
+from pyops.staging.connect_types import ConnectType, mapping_of, mapping_of_configured
 from pyops.staging.file import DEAD_LETTER, Stage
-from pyops.staging.postgres_types import Landing, hashed
+from pyops.staging.postgres_types import ColumnMapping, hashed
 from pyops.warehouse.duckdb import TableState, Warehouse, store_files
 from pyops.warehouse.recording import History
 
@@ -185,23 +186,23 @@ class _Events:
         """
         for file in found:
             with files.reading(file, self.stage.scratch) as path:
-                for piece in pieces(path, file.name, quoted=False):
-                    self._land(piece, file)
+                for chunk in chunks(path, file.name, quoted=False):
+                    self._land(chunk, file)
 
-    def _land(self, piece: Piece, file: File) -> None:
+    def _land(self, chunk: Chunk, file: File) -> None:
         config = self.table.debezium
         connection = self.stage.connection
-        refused = [*piece.refused]
-        with self._registered(piece.table):
+        refused = [*chunk.refused]
+        with self._registered(chunk.table):
             refused += [
                 Refused(line, text, json_faults.describe(text, lines=False))
                 for line, text in connection.execute(
-                    f"SELECT line, text FROM piece WHERE {NOT_BLANK}"
-                    f" AND NOT {texts.is_json('text')}"
+                    f"SELECT line, text FROM chunk WHERE {NOT_BLANK}"
+                    f" AND NOT {casts.is_json('text')}"
                 ).fetchall()
             ]
         self.lines += len(refused)
-        lines = without(piece.table, refused)
+        lines = without(chunk.table, refused)
         mark = free_mark(lines)
         query = parsed(
             mark,
@@ -215,7 +216,7 @@ class _Events:
             refused += [
                 Refused(*row)
                 for row in connection.sql(
-                    "SELECT line, piece.text, fault FROM found JOIN piece USING (line)"
+                    "SELECT line, chunk.text, fault FROM found JOIN chunk USING (line)"
                     " WHERE fault IS NOT NULL"
                 ).fetchall()
             ]
@@ -231,12 +232,12 @@ class _Events:
     @contextmanager
     def _registered(self, table: pa.Table) -> Iterator[None]:
         connection = self.stage.connection
-        connection.register("piece", table)
+        connection.register("chunk", table)
         try:
             with room(connection, table.nbytes):
                 yield
         finally:
-            connection.unregister("piece")
+            connection.unregister("chunk")
 
     def _add(self, rows: pa.Table, schema: str | None, file: File, mark: str) -> list[Refused]:
         """Stages rows of one schema; returns what has keys that cannot be columns."""
@@ -280,20 +281,20 @@ class _Events:
                 f"SELECT 1 FROM arrived WHERE _version = {number} LIMIT 1"
             ).fetchone():
                 continue
-            landings = self._landings(version, has_schema=number > 0)
+            mappings = self._mappings(version, has_schema=number > 0)
             meta = {"_file": "VARCHAR", "_line": "BIGINT", **META}
-            meta_landings = {name: Landing(type_, "", name) for name, type_ in meta.items()}
+            meta_mappings = {name: ColumnMapping(type_, "", name) for name, type_ in meta.items()}
             staged = f"changes_{number}"
             self.stage.add_arrived(
                 staged,
-                landings | meta_landings,
+                mappings | meta_mappings,
                 key=self.table.config.primary_key,
                 where=f"_version = {number}",
             )
             parts.append(
                 Part(
                     self.table,
-                    {name: item.warehouse for name, item in landings.items()},
+                    {name: item.warehouse for name, item in mappings.items()},
                     f"SELECT * EXCLUDE (_fault), 1::INTEGER AS _generation FROM {staged}"
                     " WHERE _fault IS NULL",
                     f"SELECT {DEAD_LETTER} FROM {staged} WHERE _fault IS NOT NULL",
@@ -314,23 +315,23 @@ class _Events:
         if salts:
             self.stage.connection.execute(without_unavailable(salts))
 
-    def _landings(
+    def _mappings(
         self, version: Mapping[str, ConnectType | None], *, has_schema: bool
-    ) -> dict[str, Landing]:
+    ) -> dict[str, ColumnMapping]:
         config = self.table.debezium
-        landings = {}
+        mappings = {}
         for name, type_ in version.items():
             if name not in config.mask and type_ is not None:
-                landings[name] = landing(name, type_)
+                mappings[name] = mapping_of(name, type_)
             elif name not in config.mask and name in config.types and not has_schema:
-                landings[name] = landing_of_configured(name, config.types[name])
+                mappings[name] = mapping_of_configured(name, config.types[name])
             else:  # as text, or hashed already
-                landings[name] = Landing("VARCHAR", "", identifier(name))
+                mappings[name] = ColumnMapping("VARCHAR", "", identifier(name))
         if has_schema:
-            return landings
+            return mappings
         # Without a schema, what an event lacks may still be there, as in a delete.
-        here = {name.lower() for name in (*landings, *CHANGE_COLUMNS)}
+        here = {name.lower() for name in (*mappings, *CHANGE_COLUMNS)}
         for name, there in self.log.items():
             if name.lower() not in here and self._value(name, "") is not None:
-                landings[name] = Landing(there, "", f"NULL::{there}")
-        return landings
+                mappings[name] = ColumnMapping(there, "", f"NULL::{there}")
+        return mappings

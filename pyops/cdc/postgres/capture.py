@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import chain
 
-from pyops.cdc.changelog import Part, Piece, Position, append
+from pyops.cdc.changelog import Chunk, Part, Position, append
 from pyops.cdc.debezium import land as debezium
 from pyops.cdc.postgres.pgoutput import Decoder, lsn_text
 from pyops.cdc.postgres.publication import Facts, Member, Publications, default_name
@@ -28,15 +28,16 @@ from pyops.cdc.postgres.slot import (
     peek,
 )
 from pyops.commands.extract import Listener, Silent
-from pyops.config.model import DebeziumSource, DebeziumTable, PostgresSource, Project, Table
+from pyops.config.model import DebeziumSource, DebeziumTable, PostgresSource
+from pyops.config.project import Project, Table
 from pyops.errors import OperationError, PyopsError, SchemaChangeError, TransientError, UsageError
 from pyops.records import Run, ended
 from pyops.sources.postgres import session as postgres
-from pyops.sources.postgres.plan import table_landings
+from pyops.sources.postgres.plan import table_mappings
 from pyops.sources.postgres.session import Session
 from pyops.sql import identifier
 from pyops.staging.file import Stage
-from pyops.staging.prefetch import Ahead
+from pyops.staging.prefetch import Prefetch
 from pyops.warehouse.bookkeeping import (
     Captured,
     Offset,
@@ -58,7 +59,7 @@ class Capture:
 
     Attributes:
         source: The source.
-        runs: A run for each table that was copied and each piece of the stream that was landed.
+        runs: A run for each table that was copied and each chunk of the stream that was landed.
         error: Why it failed, if it did.
     """
 
@@ -559,15 +560,15 @@ class _Job:
         table, captured = part.table, part.captured
         assert captured is not None
         relation = session.describe(facts.schema, facts.name)
-        landings = {
+        mappings = {
             name: item
-            for name, item in table_landings(table, relation).items()
+            for name, item in table_mappings(table, relation).items()
             if name in member.columns
         }
         if table.config.mask:
             session.bind(mask_salt=self.project.postgres(self.source).mask_salt)
         columns = ", ".join(
-            f"{item.select} AS {identifier(name)}" for name, item in landings.items()
+            f"{item.select} AS {identifier(name)}" for name, item in mappings.items()
         )
         where = f" WHERE {member.filter}" if member.filter else ""
         run = self.current
@@ -581,7 +582,7 @@ class _Job:
             staged = stage.fill(
                 schema,
                 batches,
-                landings,
+                mappings,
                 key=self._key(table),
                 cancel=session.cancel,
                 progress=progress,
@@ -616,13 +617,13 @@ class _Job:
     # The stream
 
     def _stream(self) -> None:
-        """Lands pieces until everything is landed that was committed when this began."""
+        """Lands chunks until everything is landed that was committed when this began."""
         target = look_at_server(self.control)
         self.current = Run.begun(self.source, None, "cdc", "append")
-        while not self._land_piece(target):
+        while not self._land_chunk(target):
             self.current = Run.begun(self.source, None, "cdc", "append")
 
-    def _land_piece(self, target: Server) -> bool:
+    def _land_chunk(self, target: Server) -> bool:
         """Lands what is next in the stream; returns whether that was all up to the target."""
         self._check_publications()
         by_name = {table.name: table for table in self.tables}
@@ -640,7 +641,7 @@ class _Job:
             batches = chain([first], batches)
             run = replace(self.current, lower_bound=lsn_text(self.offset.lsn))
             with Stage.create(self.history.staging, run) as stage:
-                piece = Piece(
+                chunk = Chunk(
                     stage,
                     tables,
                     {name: self._key(table) for name, table in by_name.items()},
@@ -648,12 +649,12 @@ class _Job:
                     self.control,
                     self.project.postgres(self.source).mask_salt,
                 )
-                decoder = Decoder(piece.key)
-                decoded = Ahead(decoder.decode(batch.column(0)) for batch in batches)
+                decoder = Decoder(chunk.key)
+                decoded = Prefetch(decoder.decode(batch.column(0)) for batch in batches)
                 try:
                     for part in decoded:
                         for changes in part:
-                            piece.add(changes)
+                            chunk.add(changes)
                 finally:
                     decoded.stop(session.cancel)
                 decoder.finish()
@@ -666,9 +667,9 @@ class _Job:
                     committed_at=decoder.committed_at or self.offset.committed_at,
                     caught_up_at=target.now if is_all else self.offset.caught_up_at,
                 )
-                run = replace(run, rows_read=piece.events, upper_bound=lsn_text(offset.lsn))
+                run = replace(run, rows_read=chunk.events, upper_bound=lsn_text(offset.lsn))
                 done = append(
-                    self.warehouse, stage, piece.parts(), position=_moved_to(offset), run=run
+                    self.warehouse, stage, chunk.parts(), position=_moved_to(offset), run=run
                 )
         self.offset = offset
         advance_slot(self.control, self.slot, offset.lsn)

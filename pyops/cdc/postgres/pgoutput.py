@@ -166,9 +166,9 @@ class Decoder:
         chunks = messages.chunks if isinstance(messages, pa.ChunkedArray) else [messages]
         done: list[Changes] = []
         for chunk in chunks:
-            for piece in split(chunk):
-                if len(piece):
-                    done += self._decode(piece)
+            for part in split(chunk):
+                if len(part):
+                    done += self._decode(part)
         return done
 
     def finish(self) -> None:
@@ -180,10 +180,10 @@ class Decoder:
         if self._open is not None:
             raise _corrupt(self._open, self._open.messages, "the stream ends early")
 
-    def _decode(self, piece: pa.Array) -> list[Changes]:
+    def _decode(self, part: pa.Array) -> list[Changes]:
         batch: _Batch | None = None
         try:
-            batch = _Batch(Buffer(piece), self._open)
+            batch = _Batch(Buffer(part), self._open)
             relations = _Relations(self._relations, batch)
             rows = [*_changes(batch, relations, self._key), *_truncations(batch, relations)]
             seq = batch.sequence(rows)

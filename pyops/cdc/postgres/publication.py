@@ -13,12 +13,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pyops.config.model import Project, Table, did_you_mean
+from pyops.config.project import Project, Table
 from pyops.errors import OperationError
 from pyops.sources.postgres.session import Session
 from pyops.sql import columns as listed
 from pyops.sql import identifier, qualified
 from pyops.warehouse.bookkeeping import Captured
+from pyops.words import did_you_mean
 
 _FACTS = """
 SELECT

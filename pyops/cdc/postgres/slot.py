@@ -18,7 +18,7 @@ from pyops.sources.postgres.session import Session
 from pyops.sql import identifier, literal
 
 # Every peek decodes again from the oldest transaction that was open at the slot's position: a
-# piece is big, so that this is seldom.
+# chunk is big, so that this is seldom.
 MESSAGES = 1_000_000
 _BATCH_BYTES = 8 << 20
 # Transactions beyond it are written to the source's disk while they are decoded, and read again; by
@@ -180,7 +180,7 @@ def lock_slot(session: Session, name: str) -> None:
     """Makes sure that no other run uses a slot, until the session ends.
 
     Raises:
-        TransientError: Another run does, this moment or between two pieces.
+        TransientError: Another run does, this moment or between two chunks.
     """
     if not session.query(f"SELECT pg_try_advisory_lock({_LOCK})", name)[0][0]:
         holder = session.query(

@@ -73,7 +73,7 @@ def joined(first: Values, second: Values) -> Values:
 
 
 def split(messages: pa.Array) -> Iterator[pa.Array]:
-    """Cuts a binary array into pieces that views can point into."""
+    """Cuts a binary array into parts that views can point into."""
     if len(messages) > 1 and messages.nbytes > _LARGEST:
         half = len(messages) // 2
         yield from split(messages.slice(0, half))
@@ -230,20 +230,20 @@ class Reader:
 
     def number(self, width: int, *, signed: bool = False) -> int:
         """The next number of so many bytes."""
-        piece = self._content[self._at : self._at + width]
-        if len(piece) < width:
+        part = self._content[self._at : self._at + width]
+        if len(part) < width:
             raise CorruptBytesError("it ends early", self._message)
         self._at += width
-        return int.from_bytes(piece, "big", signed=signed)
+        return int.from_bytes(part, "big", signed=signed)
 
     def text(self) -> str:
         """The next text, up to a NUL."""
         end = self._content.find(b"\0", self._at)
         if end < 0:
             raise CorruptBytesError("it ends early", self._message)
-        piece, self._at = self._content[self._at : end], end + 1
+        part, self._at = self._content[self._at : end], end + 1
         try:
-            return piece.decode("utf-8")
+            return part.decode("utf-8")
         except UnicodeDecodeError:
             raise CorruptBytesError("a name is not UTF-8", self._message) from None
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pyops.errors import DataError
 from pyops.sources.files.json import add_columns
-from pyops.sources.files.lines import Refused, pieces, without
+from pyops.sources.files.lines import Refused, chunks, without
 from pyops.sql import identifier, literal
 
 _FIELD = r',("(?:[^"]|"")*"|[^",\r\n]*)'
@@ -38,9 +38,9 @@ def land_csv(
     """
     header: list[str] | None = None
     refused: list[Refused] = []
-    for piece in pieces(path, name, quoted=True):
-        table = piece.table
-        refused += piece.refused
+    for chunk in chunks(path, name, quoted=True):
+        table = chunk.table
+        refused += chunk.refused
         if header is None:
             header = _header(table, refused, name)
             add_columns(
@@ -82,21 +82,21 @@ def _header(table: pa.Table, refused: list[Refused], name: str) -> list[str]:
 
 @contextmanager
 def _registered(connection: duckdb.DuckDBPyConnection, table: pa.Table) -> Iterator[None]:
-    connection.register("piece", table)
+    connection.register("chunk", table)
     try:
         yield
     finally:
-        connection.unregister("piece")
+        connection.unregister("chunk")
 
 
 def _records(header: list[str], *, is_quoted: bool) -> str:
-    """The SQL of the records of a piece with or without quotes, split to fields ``f``."""
+    """The SQL of the records of a chunk with or without quotes, split to fields ``f``."""
     split, has_quotes = "string_split(text, ',')", "NOT contains(text, '\"')"
     if is_quoted:
         split = f"regexp_extract_all(',' || text, {literal(_FIELD)}, 1)"
         has_quotes = "contains(text, '\"')"
     skips_blank = " AND text <> ''" if len(header) > 1 else ""
-    return f"SELECT line, text, {split} AS f FROM piece WHERE {has_quotes}{skips_blank}"
+    return f"SELECT line, text, {split} AS f FROM chunk WHERE {has_quotes}{skips_blank}"
 
 
 def _bad(

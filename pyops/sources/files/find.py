@@ -20,13 +20,13 @@ from pyops.errors import DataError, TransientError
 from pyops.failures import of_file
 from pyops.sources.files.csv import land_csv
 from pyops.sources.files.json import Rows, add_columns, land_document
-from pyops.sources.files.lines import Refused, pieces
+from pyops.sources.files.lines import Refused, chunks
 from pyops.sources.files.parquet import land_parquet
 from pyops.sql import identifier
 
 if TYPE_CHECKING:
+    from pyops.config.days import Days
     from pyops.config.model import DebeziumTable, FilesTable, TableConfig
-    from pyops.sources.postgres.plan import Days
 
 _BLOCK = 1 << 20
 REFUSED = "CREATE TABLE refused (_file VARCHAR, _line BIGINT, payload VARCHAR, reason VARCHAR)"
@@ -220,10 +220,10 @@ def _land(
         return land_document(rows, path, file.name)
     keys: dict[str, None] = {}
     refused: list[Refused] = []
-    for piece in pieces(path, file.name, quoted=False):
-        some, more = rows.land(piece.table, file.name)
+    for chunk in chunks(path, file.name, quoted=False):
+        some, more = rows.land(chunk.table, file.name)
         keys |= dict.fromkeys(some)
-        refused += [*piece.refused, *more]
+        refused += [*chunk.refused, *more]
     return list(keys), refused
 
 

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from pyops.errors import DataError
 from pyops.sources.files import json_faults
 from pyops.sources.files.lines import (
+    CHUNK_BYTES,
     LONGEST,
-    PIECE,
     Refused,
     encoding_fault,
     escaped,
@@ -28,7 +28,7 @@ from pyops.sources.files.lines import (
     without_mark,
 )
 from pyops.sql import identifier, literal
-from pyops.staging import casts as texts
+from pyops.staging import casts
 
 MOST_COLUMNS = 1600  # as in PostgreSQL: beyond, names are data
 PLACE = ("_file", "_line", "_load_id", "_loaded_at", "_fault")
@@ -97,19 +97,19 @@ class Rows:
 
     @contextmanager
     def _registered(self, table: pa.Table) -> Iterator[None]:
-        self.connection.register("piece", table)
+        self.connection.register("chunk", table)
         try:
             yield
         finally:
-            self.connection.unregister("piece")
+            self.connection.unregister("chunk")
 
     def _refused(self, *, checked: bool, mark: str) -> list[Refused]:
         is_object = r"regexp_matches(text, '^[ \t\r\n]*\{')"
-        condition = is_object if checked else f"{is_object} AND {texts.is_json('text')}"
+        condition = is_object if checked else f"{is_object} AND {casts.is_json('text')}"
         found = self.connection.execute(
             f"SELECT line, {_unmarked('text', mark) if mark else 'text'}, {is_object},"
-            f" {'true' if checked else texts.is_json('text')}"
-            f" FROM piece WHERE {NOT_BLANK} AND NOT ({condition}) ORDER BY line"
+            f" {'true' if checked else casts.is_json('text')}"
+            f" FROM chunk WHERE {NOT_BLANK} AND NOT ({condition}) ORDER BY line"
         ).fetchall()
         return [
             Refused(
@@ -124,14 +124,14 @@ class Rows:
 
     def _shapes(self) -> list[tuple[list[str], int]]:
         return self.connection.execute(
-            "SELECT json_keys(text) AS keys, min(line) AS line FROM piece"
+            "SELECT json_keys(text) AS keys, min(line) AS line FROM chunk"
             f" WHERE {NOT_BLANK} GROUP BY keys ORDER BY line"
         ).fetchall()
 
     def _misnamed(self, shapes: list[list[str]], mark: str) -> list[Refused]:
         found = self.connection.execute(
             f"SELECT line, {_unmarked('text', mark) if mark else 'text'}, json_keys(text)"
-            f" FROM piece WHERE {NOT_BLANK} AND json_keys(text) IN (SELECT unnest(?))"
+            f" FROM chunk WHERE {NOT_BLANK} AND json_keys(text) IN (SELECT unnest(?))"
             " ORDER BY line",
             [shapes],
         ).fetchall()
@@ -158,7 +158,7 @@ class Rows:
             f"INSERT INTO arrived BY NAME SELECT {literal(name)} AS _file, line AS _line"
             f"{''.join(f', {other}' for other in others)}{columns}"
             f" FROM (SELECT * EXCLUDE (text), {values} AS v"
-            f" FROM (SELECT * REPLACE ({text} AS text) FROM piece WHERE {NOT_BLANK}))"
+            f" FROM (SELECT * REPLACE ({text} AS text) FROM chunk WHERE {NOT_BLANK}))"
         )
 
 
@@ -219,7 +219,7 @@ def land_document(rows: Rows, path: Path, name: str) -> tuple[list[str], list[Re
     connection = rows.connection
     with room(connection, size):
         valid = connection.execute(
-            f"SELECT {texts.is_json('t')} FROM (SELECT ? AS t)", [text]
+            f"SELECT {casts.is_json('t')} FROM (SELECT ? AS t)", [text]
         ).fetchall()[0][0]
         if not valid:
             return [], [Refused(1, text, json_faults.describe(text, skipped=skipped))]
@@ -247,7 +247,7 @@ def land_document(rows: Rows, path: Path, name: str) -> tuple[list[str], list[Re
 
 def _parts(table: pa.Table) -> Iterator[pa.Table]:
     """A table of rows in parts of some MB."""
-    step = max(1, int(table.num_rows * PIECE / max(table.nbytes, 1)))
+    step = max(1, int(table.num_rows * CHUNK_BYTES / max(table.nbytes, 1)))
     for start in range(0, table.num_rows, step):
         yield table.slice(start, step)
 
@@ -255,7 +255,7 @@ def _parts(table: pa.Table) -> Iterator[pa.Table]:
 @contextmanager
 def room(connection: duckdb.DuckDBPyConnection, size: int) -> Iterator[None]:
     """Lets DuckDB take what parsing one long text needs: many times its size."""
-    if size <= PIECE * 2:
+    if size <= CHUNK_BYTES * 2:
         yield
         return
     before = connection.execute("SELECT current_setting('memory_limit')").fetchall()[0][0]
@@ -299,7 +299,7 @@ def _value(value: str, mark: str) -> str:
 
 
 def free_mark(table: pa.Table) -> str:
-    """A mark for numbers that is in none of the texts of a piece."""
+    """A mark for numbers that is in none of the texts of a chunk."""
     for mark in _candidates():
         found = pc.any(pc.match_substring(table["text"], mark)).as_py()
         if not found:

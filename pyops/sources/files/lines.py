@@ -1,4 +1,4 @@
-"""Text files as columns of lines, piece by piece, with bounded memory and no loop over lines."""
+"""Text files as columns of lines, chunk by chunk, with bounded memory and no loop over lines."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pyops.errors import DataError
 
-PIECE = 8 << 20
+CHUNK_BYTES = 8 << 20
 LONGEST = 64 << 20  # of one line or record, in bytes
 _BATCH = 8192
 
@@ -32,7 +32,7 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """Some lines or records of a file.
 
     Attributes:
@@ -47,7 +47,7 @@ class Piece:
     refused: list[Refused]
 
 
-def pieces(path: Path, name: str, *, quoted: bool) -> Iterator[Piece]:
+def chunks(path: Path, name: str, *, quoted: bool) -> Iterator[Chunk]:
     """Reads a file of UTF-8 text; a byte order mark is skipped.
 
     Args:
@@ -64,7 +64,7 @@ def pieces(path: Path, name: str, *, quoted: bool) -> Iterator[Piece]:
     with path.open("rb") as file:
         start = without_mark(file.read(4), name)
         while True:
-            read = start + file.read(PIECE)
+            read = start + file.read(CHUNK_BYTES)
             start = b""
             data = rest + read
             end = cut(data) if read else len(data)
@@ -75,7 +75,7 @@ def pieces(path: Path, name: str, *, quoted: bool) -> Iterator[Piece]:
                 )
             if end:
                 done = data[:end]
-                yield _piece(done, line, quoted=quoted)
+                yield _chunk(done, line, quoted=quoted)
                 line += done.count(b"\n")
             if not read:
                 return
@@ -112,7 +112,7 @@ def _last_record_end(data: bytes) -> int:
     return end
 
 
-def _piece(data: bytes, first: int, *, quoted: bool) -> Piece:
+def _chunk(data: bytes, first: int, *, quoted: bool) -> Chunk:
     whole = pa.array([data.removesuffix(b"\n")], pa.large_binary())
     texts = pc.split_pattern(whole, b"\n").flatten()
     numbers = pc.cumulative_sum(pa.repeat(1, len(texts)), start=first - 1)
@@ -135,7 +135,7 @@ def _piece(data: bytes, first: int, *, quoted: bool) -> Piece:
         texts = pc.ascii_rtrim(texts, "\r\n")
     table = pa.table({"line": numbers, "text": texts})
     batches = table.to_batches(max_chunksize=_BATCH)  # for DuckDB's threads
-    return Piece(data, pa.Table.from_batches(batches, table.schema), refused)
+    return Chunk(data, pa.Table.from_batches(batches, table.schema), refused)
 
 
 def _joined(data: bytes, texts: pa.Array, numbers: pa.Array) -> tuple[pa.Array, pa.Array]:
@@ -169,7 +169,7 @@ def encoding_fault(data: bytes) -> str:
 
 
 def without(table: pa.Table, refused: list[Refused]) -> pa.Table:
-    """The lines of a piece that were not refused."""
+    """The lines of a chunk that were not refused."""
     if not refused:
         return table
     lines = pa.array([item.line for item in refused], pa.int64())

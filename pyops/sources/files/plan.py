@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pyops.config.model import Table
+from pyops.config.days import Days
+from pyops.config.project import Table
 from pyops.errors import OperationError
 from pyops.sources.files.find import File
-from pyops.sources.postgres.plan import Days
 from pyops.sql import identifier
-from pyops.staging import casts as texts
-from pyops.staging.postgres_types import Landing, hashed
+from pyops.staging import casts
+from pyops.staging.postgres_types import ColumnMapping, hashed
 from pyops.warehouse.duckdb import TableState
 from pyops.warehouse.publication import Load
 
@@ -67,9 +67,9 @@ def plan_files(
     )
 
 
-def file_landings(
+def file_mappings(
     table: Table, arrived: Mapping[str, str], state: TableState, *, salt: str = ""
-) -> dict[str, Landing]:
+) -> dict[str, ColumnMapping]:
     """Says how each column of some files is landed.
 
     What has a type in the configuration gets it, strictly; any other text stays the text it is.
@@ -99,19 +99,21 @@ def file_landings(
     declared = dict(config.types)
     if config.partition_by:
         declared.setdefault(config.partition_by, "DATE")
-    landings = {}
+    mappings = {}
     for name, type_ in wanted.items():
         column = identifier(name)
         if name in config.mask:
-            landings[name] = hashed(f"{column}::VARCHAR", salt)
+            mappings[name] = hashed(f"{column}::VARCHAR", salt)
         elif type_ == "VARCHAR" and name in declared:
-            landings[name] = texts.landing(name, declared[name])
+            mappings[name] = casts.mapping_of(name, declared[name])
         else:
-            landings[name] = Landing(type_, "", column)
-    here = {name.lower() for name in (*landings, *PLACE, *config.exclude)}
+            mappings[name] = ColumnMapping(type_, "", column)
+    here = {name.lower() for name in (*mappings, *PLACE, *config.exclude)}
     if config.on_schema_change == "evolve":
         lacking = {**state.columns, **{n: t for n, t in declared.items() if not config.columns}}
         for name, type_ in lacking.items():
             if name.lower() not in here:
-                landings[name] = Landing(type_, "", f"NULL::{type_}")
-    return landings | {name: Landing(type_, "", identifier(name)) for name, type_ in PLACE.items()}
+                mappings[name] = ColumnMapping(type_, "", f"NULL::{type_}")
+    return mappings | {
+        name: ColumnMapping(type_, "", identifier(name)) for name, type_ in PLACE.items()
+    }

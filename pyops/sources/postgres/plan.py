@@ -3,15 +3,16 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
-from typing import Self
+from datetime import timedelta
 
-from pyops.config.model import CHANGE_COLUMNS, RESERVED_COLUMNS, Table, Write
+from pyops.config.days import Days
+from pyops.config.model import CHANGE_COLUMNS, RESERVED_COLUMNS, Write
+from pyops.config.project import Table
 from pyops.errors import OperationError, UsageError
 from pyops.sources.postgres.session import Column, Relation
 from pyops.sources.postgres.watermark import Watermark
 from pyops.sql import identifier
-from pyops.staging.postgres_types import Landing, as_text, landing, masked
+from pyops.staging.postgres_types import ColumnMapping, as_text, mapping_of, masked
 from pyops.warehouse.duckdb import TableState
 from pyops.warehouse.publication import Load, refuse_changes
 from pyops.warehouse.schema import compare
@@ -22,24 +23,6 @@ _TIMES = {"timestamp", "timestamptz"}
 _INTEGERS = {"int2", "int4", "int8"}
 _TEXTS = {"text", "varchar"}
 _CURSORS = _TIMES | _INTEGERS | _TEXTS | {"date", "numeric"}
-
-
-@dataclass(frozen=True)
-class Days:
-    """A range of days, both included."""
-
-    first: date
-    last: date
-
-    @classmethod
-    def of(cls, first: str, last: str) -> Self:
-        """The days from one ISO date to another."""
-        return cls(date.fromisoformat(first), date.fromisoformat(last))
-
-    @property
-    def end(self) -> date:
-        """The day behind the range."""
-        return self.last + timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -81,7 +64,7 @@ class Plan:
     Attributes:
         table: The table.
         relation: What it is at the source.
-        landings: How each column is landed, in order.
+        mappings: How each column is landed, in order.
         write: The write pattern of this run.
         cursor: The watermark's column, if this run reads and moves a watermark.
         days: The days this run replaces or merges.
@@ -93,7 +76,7 @@ class Plan:
 
     table: Table
     relation: Relation
-    landings: Mapping[str, Landing]
+    mappings: Mapping[str, ColumnMapping]
     write: Write
     cursor: Cursor | None = None
     days: Days | None = None
@@ -110,7 +93,7 @@ class Plan:
     def query(self, mark: Watermark | None) -> str:
         """The statement that reads the rows, given the watermark after the run."""
         selected = ", ".join(
-            f"{item.select} AS {identifier(name)}" for name, item in self.landings.items()
+            f"{item.select} AS {identifier(name)}" for name, item in self.mappings.items()
         )
         statement = f"SELECT {selected} FROM {self.relation.qualified}"
         conditions = []
@@ -197,8 +180,8 @@ def plan(
         SchemaChangeError: The source's columns have changed and the table's policy is ``fail``.
     """
     config = table.postgres
-    landings = table_landings(table, relation)
-    columns = {name: item.warehouse for name, item in landings.items()}
+    mappings = table_mappings(table, relation)
+    columns = {name: item.warehouse for name, item in mappings.items()}
     if state.columns and config.on_schema_change == "fail" and not full_refresh:
         refuse_changes(table, compare(state.columns, columns, keep=False))
     write: Write = "swap" if full_refresh else config.write_pattern
@@ -206,7 +189,7 @@ def plan(
     planned = Plan(
         table,
         relation,
-        landings,
+        mappings,
         write,
         days=days,
         full_refresh=full_refresh,
@@ -247,7 +230,7 @@ def _check_watermark(table: Table, state: TableState) -> None:
         )
 
 
-def table_landings(table: Table, relation: Relation) -> dict[str, Landing]:
+def table_mappings(table: Table, relation: Relation) -> dict[str, ColumnMapping]:
     """Says how each column of a table is landed, in order.
 
     Raises:
@@ -287,7 +270,7 @@ def table_landings(table: Table, relation: Relation) -> dict[str, Landing]:
     return {
         column.name: masked(column.name, "pyops.mask_salt")
         if column.name in config.mask
-        else landing(column.name, column.type)
+        else mapping_of(column.name, column.type)
         for column in wanted
     }
 
