@@ -9,7 +9,7 @@ for item in extract(load(Path("."))):
 
 from pyops.cdc.postgres.capture import Capture, capture, follow, snapshot
 from pyops.commands.compact import Compaction, compact
-from pyops.commands.dlq import DeadLetter, dead_letters, purge, replay
+from pyops.commands.dlq import dead_letters, purge, replay
 from pyops.commands.erase import Erasure, erase
 from pyops.commands.extract import Extraction, Listener, extract
 from pyops.commands.reconcile import Reconciliation, reconcile
@@ -28,7 +28,7 @@ from pyops.errors import (
     TransientError,
     UsageError,
 )
-from pyops.records import Run
+from pyops.records import DeadLetter, Run
 
 __all__ = [
     "Capture",

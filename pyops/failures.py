@@ -7,10 +7,15 @@ driver says to the error to raise; none lets a value, a password or a DSN throug
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import duckdb
+
 from pyops.errors import OperationError, PyopsError, TransientError
+from pyops.interrupt import interruptions
 
 # Classes of SQLSTATE (PostgreSQL manual, appendix A) that pass by themselves, and why.
 TRANSIENT_CLASSES = {
@@ -131,3 +136,26 @@ def of_file(message: str, path: Path, *, no_memory: bool = False) -> OperationEr
     if no_memory:
         hint = "make room on the disk, where DuckDB puts what does not fit in memory"
     return OperationError(f"{where}: {said}", hint=hint)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns DuckDB's input and output errors into pyops's own.
+
+    Raises:
+        OperationError: The file cannot be read or written, or there is no room.
+    """
+    try:
+        with interruptions():
+            yield
+    except (duckdb.OperationalError, duckdb.FatalException, OSError) as error:
+        if isinstance(error, duckdb.OperationalError) and not _is_about_files(error):
+            raise
+        no_memory = isinstance(error, duckdb.OutOfMemoryException)
+        raise of_file(str(error), path, no_memory=no_memory) from error
+
+
+def _is_about_files(error: duckdb.OperationalError) -> bool:
+    # A commit that cannot write fails as a transaction.
+    kinds = (duckdb.IOException, duckdb.OutOfMemoryException)
+    return isinstance(error, kinds) or "Failed to commit" in str(error)

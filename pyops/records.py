@@ -1,12 +1,13 @@
-"""What is recorded of a run."""
+"""The plain values that cross rooms: what is known of tables, runs, watermarks and captures."""
 
 import json
 import os
 import secrets
 import socket
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Self
+from typing import Literal, Self
 
 
 def utc_now() -> datetime:
@@ -86,3 +87,142 @@ def ended(run: Run, status: str, error: str | None) -> Run:
     now = utc_now()
     seconds = (now - (run.started_at or now)).total_seconds()
     return replace(run, status=status, finished_at=now, seconds=seconds, error=error)
+
+
+@dataclass(frozen=True)
+class Watermark:
+    """The stored state of a table's cursor; values are PostgreSQL's text.
+
+    Attributes:
+        bound: Every row below it has been read; None before the first one is.
+        candidate: The bound to be.
+        waiting_for: The transactions that hold the candidate back.
+    """
+
+    bound: str | None = None
+    candidate: str | None = None
+    waiting_for: frozenset[str] = frozenset()
+
+
+GateStatus = Literal["passed", "failed", "warned", "dead_lettered", "skipped"]
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """How one gate came out.
+
+    Attributes:
+        gate: The gate, as the configuration calls it.
+        column_name: The column or columns it looks at, or an expectation's name; empty for none.
+        status: ``warned`` and ``dead_lettered`` are failures that let the load go on.
+        figure: What was found: a number of rows, a share of rows, an age in seconds.
+        threshold: What the figure was compared with, in the same unit.
+        failing_rows: How many rows are at fault, where single rows are.
+        on_fail: What the configuration asks for if it fails.
+        query: SQL that shows the rows, to be run on the staging file.
+        message: Figure and threshold in a sentence; it holds no row's value.
+    """
+
+    gate: str
+    column_name: str
+    status: GateStatus
+    figure: float | None
+    threshold: float | None
+    failing_rows: int | None
+    on_fail: Literal["fail", "warn", "dead_letter"]
+    query: str
+    message: str
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One row of ``pyops.dead_letters``.
+
+    Attributes:
+        letter_id: Its number.
+        source: Where the row came from.
+        table_name: Of which table.
+        key: The row's primary key as a JSON object of texts, if the table has one.
+        column_name: The column at fault; None if the row could not be parsed at all.
+        value: What stood in it, as text.
+        reason: What was wrong with it.
+        payload: The whole row as a JSON object of texts, or what was there instead of a row.
+        file: The file it came from, and
+        line: the line there, from 1; None for other sources.
+        run_id: The run that found it.
+        recorded_at: When, naive UTC.
+        status: ``open``, ``replayed`` or ``superseded``.
+    """
+
+    letter_id: int
+    source: str
+    table_name: str
+    key: str | None
+    column_name: str | None
+    value: str | None
+    reason: str
+    payload: str
+    file: str | None
+    line: int | None
+    run_id: str
+    recorded_at: datetime
+    status: str
+
+
+@dataclass(frozen=True)
+class Offset:
+    """How far a source's changes have been landed.
+
+    Attributes:
+        source: The source.
+        generation: One more whenever its slot is new; orders changes before their LSN does.
+        status: ``starting`` until slot and publications are known to be there, then ``active``;
+            ``dropped`` once the slot was given up.
+        slot: The slot's name.
+        system_id: The cluster's system identifier, which a new cluster does not share.
+        timeline: Its timeline, which a failover or a restored backup changes.
+        publications: The ``xmin`` of each publication's row by its name: one that is made again,
+            or altered, has another.
+        lsn: Every transaction whose commit record is before it has been landed.
+        committed_at: When the last of them was committed, naive UTC.
+        caught_up_at: A time by the source's clock, naive UTC: what was committed until then has
+            been landed.
+    """
+
+    source: str
+    generation: int
+    status: Literal["starting", "active", "dropped"]
+    slot: str
+    system_id: str
+    timeline: int
+    publications: Mapping[str, int] = field(default_factory=dict)
+    lsn: int = 0
+    committed_at: datetime | None = None
+    caught_up_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A table whose changes are landed, from its snapshot on.
+
+    Attributes:
+        name: The table's name in the configuration.
+        generation: That of the slot its snapshot belongs to.
+        relation_oid: The table's oid at the source.
+        membership_oid: The oid of its row in ``pg_publication_rel``, which changes with its column
+            list and whenever it leaves and joins a publication; of its schema's row in
+            ``pg_publication_namespace``; 0 for a publication of all tables.
+        columns: The columns that are published, those left out by the configuration not being so.
+        snapshot: The ``pg_snapshot`` its rows were copied in.
+        snapshot_lsn: The ``_lsn`` of those rows: after what was landed before, before what is next.
+        handoff_lsn: Every transaction visible in the snapshot was committed before it.
+    """
+
+    name: str
+    generation: int
+    relation_oid: int
+    membership_oid: int
+    columns: tuple[str, ...]
+    snapshot: str
+    snapshot_lsn: int
+    handoff_lsn: int

@@ -19,13 +19,13 @@ from pyops.config.model import CHANGE_COLUMNS, RESERVED_COLUMNS
 from pyops.config.project import Table
 from pyops.errors import OperationError, SchemaChangeError
 from pyops.interrupt import interruptible
-from pyops.records import Run, utc_now
+from pyops.records import Captured, Offset, Run, utc_now
 from pyops.sources.postgres.session import Session
 from pyops.sql import columns as listed
 from pyops.sql import identifier, literal, qualified
 from pyops.staging.file import DEAD_LETTER, Stage
 from pyops.staging.postgres_types import ColumnMapping, hashed, mapping_of_text
-from pyops.warehouse.bookkeeping import Captured, Offset, compacted_lsn, store_table
+from pyops.warehouse.bookkeeping import compacted_lsn, store_table
 from pyops.warehouse.duckdb import BOOKKEEPING, Warehouse, insert_run, table_state
 from pyops.warehouse.publication import unknown_changes
 from pyops.warehouse.schema import SchemaChange, compare

@@ -13,7 +13,6 @@ from rich.table import Table as Grid
 
 from pyops.cdc.postgres.capture import Capture
 from pyops.commands.compact import Compaction
-from pyops.commands.dlq import DeadLetter
 from pyops.commands.erase import Erasure
 from pyops.commands.extract import Extraction
 from pyops.commands.reconcile import Reconciliation
@@ -22,7 +21,7 @@ from pyops.commands.slot import SlotStatus
 from pyops.commands.status import TableStatus
 from pyops.config.project import Table
 from pyops.errors import PyopsError
-from pyops.records import Run
+from pyops.records import DeadLetter, Run
 
 
 class Terminal:

@@ -6,17 +6,16 @@ which then says itself what has become of it (``superseded``).
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any
 
 from pyops.commands.extract import Extraction
 from pyops.config.model import DebeziumTable, FilesTable, PostgresTable, Write
 from pyops.config.project import Project, Table
 from pyops.errors import DataError, OperationError, UsageError
-from pyops.quality.gates import GateResult, dead_letter_rules
+from pyops.quality.gates import dead_letter_rules
 from pyops.quality.validate import GateError, evaluate, references
-from pyops.records import Run, ended
+from pyops.records import DeadLetter, GateResult, Run, ended
 from pyops.sql import identifier, json_pointer, literal, qualified
 from pyops.staging import casts
 from pyops.staging.file import Stage
@@ -31,41 +30,6 @@ _LISTED = (
 )
 _LETTERS = "SELECT _letter FROM rows"
 _CHECKS = ("nulls", "expectations", "references")  # what can be said of a row by itself
-
-
-@dataclass(frozen=True)
-class DeadLetter:
-    """One row of ``pyops.dead_letters``.
-
-    Attributes:
-        letter_id: Its number.
-        source: Where the row came from.
-        table_name: Of which table.
-        key: The row's primary key as a JSON object of texts, if the table has one.
-        column_name: The column at fault; None if the row could not be parsed at all.
-        value: What stood in it, as text.
-        reason: What was wrong with it.
-        payload: The whole row as a JSON object of texts, or what was there instead of a row.
-        file: The file it came from, and
-        line: the line there, from 1; None for other sources.
-        run_id: The run that found it.
-        recorded_at: When, naive UTC.
-        status: ``open``, ``replayed`` or ``superseded``.
-    """
-
-    letter_id: int
-    source: str
-    table_name: str
-    key: str | None
-    column_name: str | None
-    value: str | None
-    reason: str
-    payload: str
-    file: str | None
-    line: int | None
-    run_id: str
-    recorded_at: datetime
-    status: str
 
 
 def dead_letters(

@@ -15,14 +15,13 @@ from pyops.config.model import FilesSource, PostgresTable
 from pyops.config.project import Project, Table
 from pyops.errors import DataError, PyopsError, UsageError
 from pyops.interrupt import interruptible
-from pyops.quality.gates import GateResult
 from pyops.quality.validate import GateError, audit
-from pyops.records import Run, ended
+from pyops.records import GateResult, Run, Watermark, ended
 from pyops.sources.files import find as files
 from pyops.sources.files.plan import file_mappings, plan_files
 from pyops.sources.postgres import session as postgres
 from pyops.sources.postgres.plan import Plan, plan
-from pyops.sources.postgres.watermark import Watermark, advance, still_open
+from pyops.sources.postgres.watermark import advance, still_open
 from pyops.staging.file import Stage, discard, kept
 from pyops.warehouse.duckdb import TableState, Warehouse
 from pyops.warehouse.publication import Load, publish

@@ -10,9 +10,10 @@ from pyops.cdc.postgres.publication import Publications
 from pyops.cdc.postgres.slot import Server, Slot, drop_slot, lock_slot, look_at_server, look_at_slot
 from pyops.config.project import Project
 from pyops.errors import PyopsError
+from pyops.records import Offset
 from pyops.sources.postgres import session as postgres
 from pyops.sources.postgres.session import Session
-from pyops.warehouse.bookkeeping import Offset, forget_tables, read_state, store_offset
+from pyops.warehouse.bookkeeping import forget_tables, read_state, store_offset
 from pyops.warehouse.duckdb import Warehouse, catalog_of
 
 _SETTINGS = """

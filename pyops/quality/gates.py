@@ -9,7 +9,6 @@ rows without a quantity pass, and ``max_null_rate`` is there for those.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 from typing import Any, Literal, NamedTuple
@@ -29,6 +28,7 @@ from pyops.quality.expressions import (
     require_condition,
     typed,
 )
+from pyops.records import GateResult
 from pyops.sql import columns as listed
 from pyops.sql import identifier, literal
 from pyops.words import did_you_mean
@@ -45,33 +45,6 @@ RUNS_COMPARED = 10  # how many runs the median of row_count_within is of, at mos
 _RUNS_NEEDED = 3  # and at least
 
 Status = Literal["passed", "failed", "warned", "dead_lettered", "skipped"]
-
-
-@dataclass(frozen=True)
-class GateResult:
-    """How one gate came out.
-
-    Attributes:
-        gate: The gate, as the configuration calls it.
-        column_name: The column or columns it looks at, or an expectation's name; empty for none.
-        status: ``warned`` and ``dead_lettered`` are failures that let the load go on.
-        figure: What was found: a number of rows, a share of rows, an age in seconds.
-        threshold: What the figure was compared with, in the same unit.
-        failing_rows: How many rows are at fault, where single rows are.
-        on_fail: What the configuration asks for if it fails.
-        query: SQL that shows the rows, to be run on the staging file.
-        message: Figure and threshold in a sentence; it holds no row's value.
-    """
-
-    gate: str
-    column_name: str
-    status: Status
-    figure: float | None
-    threshold: float | None
-    failing_rows: int | None
-    on_fail: OnFail
-    query: str
-    message: str
 
 
 class DeadLetterRule(NamedTuple):

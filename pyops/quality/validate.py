@@ -7,8 +7,7 @@ from pathlib import Path
 
 from pyops.errors import DataError
 from pyops.quality import gates
-from pyops.quality.gates import GateResult
-from pyops.records import Run, utc_now
+from pyops.records import GateResult, Run, utc_now
 from pyops.staging.file import Stage
 from pyops.warehouse.duckdb import Warehouse
 from pyops.warehouse.publication import Load

@@ -19,13 +19,13 @@ import duckdb
 import pyarrow as pa
 
 from pyops.errors import DataError, OperationError, PyopsError, TransientError
+from pyops.failures import explained
 from pyops.interrupt import interruptible, interruptions
 from pyops.records import Run
 from pyops.sql import columns as listed
 from pyops.sql import identifier, literal
 from pyops.staging.postgres_types import ColumnMapping
 from pyops.staging.prefetch import Prefetch
-from pyops.warehouse.duckdb import explained
 
 # Enough for what is not read from a database; more would only be kept, not used.
 _LEAST_MEMORY = 160_000_000

@@ -2,73 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Literal
 
 import duckdb
 
 from pyops.config.project import Table
-from pyops.records import utc_now
+from pyops.records import Captured, Offset, utc_now
 from pyops.warehouse.duckdb import BOOKKEEPING, Warehouse, bookkeeping_exists, catalog_of
-
-
-@dataclass(frozen=True)
-class Offset:
-    """How far a source's changes have been landed.
-
-    Attributes:
-        source: The source.
-        generation: One more whenever its slot is new; orders changes before their LSN does.
-        status: ``starting`` until slot and publications are known to be there, then ``active``;
-            ``dropped`` once the slot was given up.
-        slot: The slot's name.
-        system_id: The cluster's system identifier, which a new cluster does not share.
-        timeline: Its timeline, which a failover or a restored backup changes.
-        publications: The ``xmin`` of each publication's row by its name: one that is made again,
-            or altered, has another.
-        lsn: Every transaction whose commit record is before it has been landed.
-        committed_at: When the last of them was committed, naive UTC.
-        caught_up_at: A time by the source's clock, naive UTC: what was committed until then has
-            been landed.
-    """
-
-    source: str
-    generation: int
-    status: Literal["starting", "active", "dropped"]
-    slot: str
-    system_id: str
-    timeline: int
-    publications: Mapping[str, int] = field(default_factory=dict)
-    lsn: int = 0
-    committed_at: datetime | None = None
-    caught_up_at: datetime | None = None
-
-
-@dataclass(frozen=True)
-class Captured:
-    """A table whose changes are landed, from its snapshot on.
-
-    Attributes:
-        name: The table's name in the configuration.
-        generation: That of the slot its snapshot belongs to.
-        relation_oid: The table's oid at the source.
-        membership_oid: The oid of its row in ``pg_publication_rel``, which changes with its column
-            list and whenever it leaves and joins a publication; of its schema's row in
-            ``pg_publication_namespace``; 0 for a publication of all tables.
-        columns: The columns that are published, those left out by the configuration not being so.
-        snapshot: The ``pg_snapshot`` its rows were copied in.
-        snapshot_lsn: The ``_lsn`` of those rows: after what was landed before, before what is next.
-        handoff_lsn: Every transaction visible in the snapshot was committed before it.
-    """
-
-    name: str
-    generation: int
-    relation_oid: int
-    membership_oid: int
-    columns: tuple[str, ...]
-    snapshot: str
-    snapshot_lsn: int
-    handoff_lsn: int
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,8 @@ import tenacity
 
 from pyops.config.project import Project, Table
 from pyops.errors import TransientError
-from pyops.failures import of_file, of_lock
-from pyops.interrupt import interruptions
-from pyops.quality.gates import GateResult
-from pyops.records import Run, utc_now
-from pyops.sources.postgres.watermark import Watermark
+from pyops.failures import explained, of_lock
+from pyops.records import GateResult, Run, Watermark, utc_now
 from pyops.sql import identifier, literal, qualified
 
 BOOKKEEPING = """
@@ -396,26 +393,3 @@ def _attempt(path: Path, action: Callable[[], Any]) -> Any:
         if (locked := of_lock(str(error), path)) is None:
             raise
         raise locked from None
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns DuckDB's input and output errors into pyops's own.
-
-    Raises:
-        OperationError: The file cannot be read or written, or there is no room.
-    """
-    try:
-        with interruptions():
-            yield
-    except (duckdb.OperationalError, duckdb.FatalException, OSError) as error:
-        if isinstance(error, duckdb.OperationalError) and not _is_about_files(error):
-            raise
-        no_memory = isinstance(error, duckdb.OutOfMemoryException)
-        raise of_file(str(error), path, no_memory=no_memory) from error
-
-
-def _is_about_files(error: duckdb.OperationalError) -> bool:
-    # A commit that cannot write fails as a transaction.
-    kinds = (duckdb.IOException, duckdb.OutOfMemoryException)
-    return isinstance(error, kinds) or "Failed to commit" in str(error)

@@ -18,9 +18,7 @@ from pyops.config.model import Write
 from pyops.config.project import Table
 from pyops.errors import SchemaChangeError, TransientError
 from pyops.interrupt import interruptible
-from pyops.quality.gates import GateResult
-from pyops.records import Run, utc_now
-from pyops.sources.postgres.watermark import Watermark
+from pyops.records import GateResult, Run, Watermark, utc_now
 from pyops.sql import columns as listed
 from pyops.sql import identifier, literal, qualified
 from pyops.staging.file import Stage

@@ -8,8 +8,7 @@ from pathlib import Path
 import duckdb
 
 from pyops.errors import PyopsError
-from pyops.quality.gates import GateResult
-from pyops.records import Run, ended
+from pyops.records import GateResult, Run, ended
 from pyops.staging.file import Stage, discard, sweep
 from pyops.warehouse.duckdb import BOOKKEEPING, Warehouse, catalog_of
 

@@ -8,7 +8,7 @@ import duckdb
 
 from pyops.cdc.changelog import Chunk
 from pyops.cdc.postgres.capture import snapshot
-from pyops.warehouse.bookkeeping import Captured, Offset
+from pyops.records import Captured, Offset
 from tests.pyops.change_log import at_source, current, events, ops
 from tests.pyops.conftest import Connect, Lab, Sql
 

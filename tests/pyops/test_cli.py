@@ -105,9 +105,9 @@ def test_wrong_usage_exits_with_2_and_says_what_is_wrong(
 
 def test_error_that_nobody_expected_has_a_stack_trace_only_with_debug(lab: Lab) -> None:
     lab.configure({})
-    broken = "import pyops.cli, pyops.overview, sys; pyops.overview.Warehouse = None; "
+    broken = "import pyops.cli.app, pyops.commands.status as s, sys; s.Warehouse = None; "
     for flags, traced in ([], False), (["--debug"], True):
-        program = f"sys.argv = {['pyops', *flags, 'status']}; pyops.cli.main()"
+        program = f"sys.argv = {['pyops', *flags, 'status']}; pyops.cli.app.main()"
         done = subprocess.run(
             [sys.executable, "-c", broken + program],
             cwd=lab.directory,

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from pyops import UsageError, load
 from pyops.config.model import Gates
 from pyops.errors import DataError
-from pyops.quality.gates import CHECKS, GateResult, check, dead_letter_rules, evaluate
+from pyops.quality.gates import CHECKS, check, dead_letter_rules, evaluate
+from pyops.records import GateResult
 
 NOW = datetime(2024, 5, 10, 12)
 EVENTS = """

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyops.sources.postgres.watermark import Watermark, advance, still_open
+from pyops.records import Watermark
+from pyops.sources.postgres.watermark import advance, still_open
 
 
 @dataclass

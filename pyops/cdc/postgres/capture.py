@@ -31,22 +31,14 @@ from pyops.commands.extract import Listener, Silent
 from pyops.config.model import DebeziumSource, DebeziumTable, PostgresSource
 from pyops.config.project import Project, Table
 from pyops.errors import OperationError, PyopsError, SchemaChangeError, TransientError, UsageError
-from pyops.records import Run, ended
+from pyops.records import Captured, Offset, Run, ended
 from pyops.sources.postgres import session as postgres
 from pyops.sources.postgres.plan import table_mappings
 from pyops.sources.postgres.session import Session
 from pyops.sql import identifier
 from pyops.staging.file import Stage
 from pyops.staging.prefetch import Prefetch
-from pyops.warehouse.bookkeeping import (
-    Captured,
-    Offset,
-    State,
-    forget_tables,
-    read_state,
-    store_keys,
-    store_offset,
-)
+from pyops.warehouse.bookkeeping import State, forget_tables, read_state, store_keys, store_offset
 from pyops.warehouse.duckdb import BOOKKEEPING, Warehouse, catalog_of
 from pyops.warehouse.recording import History
 

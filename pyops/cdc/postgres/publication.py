@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 
 from pyops.config.project import Project, Table
 from pyops.errors import OperationError
+from pyops.records import Captured
 from pyops.sources.postgres.session import Session
 from pyops.sql import columns as listed
 from pyops.sql import identifier, qualified
-from pyops.warehouse.bookkeeping import Captured
 from pyops.words import did_you_mean
 
 _FACTS = """

@@ -9,8 +9,8 @@ from pyops.config.days import Days
 from pyops.config.model import CHANGE_COLUMNS, RESERVED_COLUMNS, Write
 from pyops.config.project import Table
 from pyops.errors import OperationError, UsageError
+from pyops.records import Watermark
 from pyops.sources.postgres.session import Column, Relation
-from pyops.sources.postgres.watermark import Watermark
 from pyops.sql import identifier
 from pyops.staging.postgres_types import ColumnMapping, as_text, mapping_of, masked
 from pyops.warehouse.duckdb import TableState

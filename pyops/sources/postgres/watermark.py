@@ -15,22 +15,7 @@ What this cannot see are transactions of another server: on a replica, and for c
 applications, ``lookback`` is the remedy.
 """
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Watermark:
-    """The stored state of a table's cursor; values are PostgreSQL's text.
-
-    Attributes:
-        bound: Every row below it has been read; None before the first one is.
-        candidate: The bound to be.
-        waiting_for: The transactions that hold the candidate back.
-    """
-
-    bound: str | None = None
-    candidate: str | None = None
-    waiting_for: frozenset[str] = frozenset()
+from pyops.records import Watermark
 
 
 def still_open(noted: frozenset[str], now: frozenset[str]) -> frozenset[str]:
