@@ -1,19 +1,22 @@
-"""What dbt has built from a raw table: its manifest, read as far as that needs."""
+"""dbt: its manifest, as far as we need it, and a build in this process."""
 
 import json
+import logging
 import os
+import sys
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
-import duckdb
-
-from pyops.config.project import Project
 from pyops.errors import OperationError
+from pyops.records import Relation
 
+_log = logging.getLogger(__name__)
 KEY_TAG = "pyops_key_of"  # the meta of a column: `source.table.column`
 
-Relation = tuple[str, str]  # schema and name, whatever the database is called
 
 _MADE_ANEW = {"view", "ephemeral", "table", "external"}  # by every build, from what is there then
 _STORED = {"table", "incremental", "snapshot", "seed"}
@@ -23,13 +26,9 @@ _STORED = {"table", "incremental", "snapshot", "seed"}
 class Node:
     """A model, snapshot or seed.
 
-    Attributes:
-        name: Its name.
-        materialized: How dbt materializes it.
-        relation: Where it is built.
-        parents: The unique ids of what it reads.
-        may_be_refreshed: Whether ``--full-refresh`` makes it anew.
-        keys: The columns tagged as a key of a raw table, by the tag ``source.table.column``.
+    ``parents`` are the unique ids of what it reads; ``may_be_refreshed`` says whether
+    ``--full-refresh`` builds it again; ``keys`` has the columns tagged as a key of a raw table, by
+    the tag ``source.table.column``.
     """
 
     name: str
@@ -58,15 +57,15 @@ class Manifest:
     sources: Mapping[str, Relation] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, project: Project) -> Self:
+    def read(cls, directory: Path) -> Self:
         """Reads ``target/manifest.json``; where there is no dbt project, nothing has been built.
 
         Raises:
             OperationError: It is not there, or is no manifest.
         """
-        if not (project.directory / "dbt_project.yml").exists():
+        if not (directory / "dbt_project.yml").exists():
             return cls()
-        target = project.directory / os.environ.get("DBT_TARGET_PATH", "target")
+        target = directory / os.environ.get("DBT_TARGET_PATH", "target")
         path = target / "manifest.json"
         try:
             found = json.loads(path.read_text("utf-8"))
@@ -124,21 +123,6 @@ class Manifest:
             yield self.nodes[name]
 
 
-def columns_of(
-    connection: duckdb.DuckDBPyConnection, catalog: str, relation: Relation
-) -> dict[str, str]:
-    """The type of each column of a table, by its name; empty if there is no such table."""
-    found = connection.execute(
-        "SELECT column_name, data_type FROM duckdb_columns()"
-        " SEMI JOIN duckdb_tables() USING (database_name, schema_name, table_name)"
-        " WHERE database_name = ?"
-        " AND lower(schema_name) = lower(?) AND lower(table_name) = lower(?)"
-        " ORDER BY column_index",
-        [catalog.strip('"'), *relation],
-    ).fetchall()
-    return dict(found)
-
-
 def _relation(schema: str, name: str) -> Relation:
     return schema.lower(), name.lower()
 
@@ -159,3 +143,27 @@ def _node(node: Mapping[str, Any]) -> Node:
         not is_snapshot and config.get("full_refresh") is not False,
         {tag: tuple(names) for tag, names in keys.items()},
     )
+
+
+def build(directory: Path, environment: Mapping[str, str]) -> tuple[dict[str, int], bool]:
+    """Runs ``dbt build``; returns how many nodes ended in each status, and whether all is well."""
+    from dbt.cli.main import dbtRunner
+
+    os.environ.update(environment)
+    folder = str(directory.resolve())
+    with redirect_stdout(sys.stderr):  # dbt's lines are a log; stdout is for the summary
+        outcome = dbtRunner().invoke(["build", "--project-dir", folder, "--profiles-dir", folder])
+    release()
+    if outcome.exception is not None:
+        _log.error("dbt: %s", outcome.exception)
+    results = getattr(outcome.result, "results", [])
+    return dict(Counter(str(node.status) for node in results)), outcome.success
+
+
+def release() -> None:
+    """Closes the connection that dbt-duckdb would keep until the process ends."""
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+    if (environment := getattr(DuckDBConnectionManager, "_ENV", None)) is not None:
+        environment.close()
+        DuckDBConnectionManager.close_all_connections()  # type: ignore[no-untyped-call]

@@ -6,10 +6,19 @@
     │   └── TransientError        the same call may succeed in a moment: retry it
     ├── SchemaChangeError         the source's columns are not what the target's policy allows
     └── DataError                 rows that cannot be landed as the configuration asks
+        └── GateError             staged rows that do not pass the gates of their table
 
 An error says what happened, where and why; its ``hint`` says what to do next. Neither ever holds a
 row's value, a password or a DSN: messages reach logs, values belong in the dead letters.
 """
+
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyops.records import GateResult
 
 
 class PyopsError(Exception):
@@ -47,3 +56,15 @@ class SchemaChangeError(PyopsError):
 
 class DataError(PyopsError):
     """Rows that cannot be landed faithfully as the table is configured."""
+
+
+class GateError(DataError):
+    """A gate has failed: nothing was published.
+
+    Attributes:
+        results: What every gate said.
+    """
+
+    def __init__(self, message: str, *, results: tuple[GateResult, ...], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.results = results

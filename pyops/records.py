@@ -9,10 +9,24 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal, Self
 
+Relation = tuple[str, str]  # schema and name of a table in the warehouse
+
 
 def utc_now() -> datetime:
     """The clock of this machine as the warehouse keeps times: UTC, without a zone."""
     return datetime.now(UTC).replace(tzinfo=None)
+
+
+@dataclass(frozen=True)
+class TableId:
+    """A table's names: its source's, its own, and schema and name of its target."""
+
+    source: str
+    name: str
+    target: tuple[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.source}.{self.name}"
 
 
 @dataclass(frozen=True)
@@ -47,9 +61,10 @@ class Run:
     error: str | None = None
     host: str | None = None
     pid: int | None = None
+    invocation_id: str | None = None
 
     @classmethod
-    def begun(cls, source: str, table: str | None, mode: str, write: str) -> Self:
+    def begun(cls, source: str | None, table: str | None, mode: str, write: str) -> Self:
         """A run that begins now, in this process."""
         now = utc_now()
         return cls(

@@ -1,31 +1,28 @@
-"""Compaction: changes older than a log's retention become one row a key, with all its values.
+"""``pyops compact``: changes older than a log's retention become one row a key.
 
 What is folded has been applied by everything in dbt that remembers, so that nobody waits for it; a
-model that is made anew from the log afterwards ends in the same rows.
+model that is built again from the log afterwards ends in the same rows.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-import duckdb
-
 from pyops.cdc.fold import number_events
+from pyops.commands.invocation import Invocation
 from pyops.config.project import Project, Table
-from pyops.dbt import Manifest, columns_of
-from pyops.errors import OperationError, PyopsError, UsageError
+from pyops.dbt import Manifest
+from pyops.errors import OperationError, Outcome, PyopsError, UsageError
 from pyops.interrupt import interruptible
-from pyops.records import Run, ended, utc_now
-from pyops.sql import literal, qualified
-from pyops.warehouse.bookkeeping import log_key, store_compacted
-from pyops.warehouse.duckdb import Warehouse, insert_run
-from pyops.warehouse.recording import History
+from pyops.records import Run, utc_now
+from pyops.sql import literal
+from pyops.warehouse.protocol import Attached, Commit, Compacted, Where, Write
 
 _SURVIVES = "is_last AND _op <> 'd'"
 
 
 @dataclass(frozen=True)
-class Compaction:
+class Compaction(Outcome):
     """What came of one log.
 
     Attributes:
@@ -78,61 +75,53 @@ def compact(
     tables = [table for table in tables if table.config.retention is not None]
     if not tables:
         return []
-    job = _Job(project, Manifest.read(project), now or utc_now(), dry_run)
-    return [job.run(table) for table in tables]
+    manifest, now = Manifest.read(project.directory), now or utc_now()
+    invocation = Invocation(project, is_dry=dry_run)
+    return [_compact(invocation, table, manifest, now) for table in tables]
 
 
-@dataclass(frozen=True)
-class _Job:
-    project: Project
-    manifest: Manifest
-    now: datetime
-    dry_run: bool
-
-    def run(self, table: Table) -> Compaction:
-        assert table.config.retention is not None
-        done = Compaction(str(table), self.now - table.config.retention)
-        warehouse = Warehouse.of(self.project)
-        history = History(warehouse, self.project.staging_directory)
-        if not warehouse.path.exists():
-            return replace(done, error=_not_landed(table))
-        if self.dry_run:
-            try:
-                with history.looking() as (connection, catalog):
-                    return _Folding(connection, catalog, table, self.manifest, done).look()
-            except PyopsError as error:
-                return replace(done, error=error)
-        history.settle()
-        run = Run.begun(table.source, table.name, "compact", "fold")
-        try:
-            with history.changing(run) as (connection, catalog):
-                folding = _Folding(connection, catalog, table, self.manifest, done)
-                return interruptible(lambda: folding.apply(run), cancel=connection.interrupt)
-        except PyopsError as error:
-            history.record(run := ended(run, "failed", str(error)))
-            return replace(done, run=run, error=error)
-        except KeyboardInterrupt:
-            history.cancelled(run)
-            raise
+def _compact(
+    invocation: Invocation, table: Table, manifest: Manifest, now: datetime
+) -> Compaction:
+    assert table.config.retention is not None
+    done = Compaction(str(table), now - table.config.retention)
+    recording = None
+    try:
+        if not invocation.warehouse.exists():
+            raise _not_landed(table)
+        if invocation.is_dry:
+            with invocation.warehouse.attached() as at:
+                return _Folding(at, table, manifest, done).look()
+        invocation.settle()
+        with (
+            invocation.recording(invocation.begun(table, "compact", "fold")) as recording,
+            invocation.stage(recording) as stage,
+            invocation.warehouse.attached(stage, read_only=False) as at,
+        ):
+            folding = _Folding(at, table, manifest, done)
+            done = interruptible(folding.look, cancel=at.connection.interrupt)
+            commit = interruptible(folding.commit, cancel=at.connection.interrupt)
+            return replace(done, run=recording.commit(stage, commit))
+    except PyopsError as error:
+        return replace(done, run=recording and recording.run, error=error)
 
 
 @dataclass
 class _Folding:
-    connection: duckdb.DuckDBPyConnection
-    catalog: str
+    at: Attached
     table: Table
     manifest: Manifest
     done: Compaction
 
     def __post_init__(self) -> None:
-        self.log = f"{self.catalog}.{qualified(*self.table.target)}"
+        self.log = self.at.name(self.table.target)
 
     def look(self) -> Compaction:
         """Finds the events to fold, in ``temp.events``; says what the log would come to."""
-        columns = columns_of(self.connection, self.catalog, self.table.target)
+        columns = self.at.columns(self.table.target)
         if "_lsn" not in columns:
             raise _not_landed(self.table)
-        self.key = log_key(self.connection, self.catalog, self.table)
+        self.key = self.table.config.primary_key or self.at.log_key(self.table)
         if not self.key:
             raise OperationError(
                 f"{self.table}: no key is known that tells its rows apart: changes can only be"
@@ -156,38 +145,34 @@ class _Folding:
             held_back_by=tuple(name for name, load in applied.items() if load < oldest),
         )
 
-    def apply(self, run: Run) -> Compaction:
-        """Folds them, and records the run."""
-        done = self.look()
+    def commit(self) -> Commit:
+        """Rewrites the rows that stay, and says what is to be committed; after ``look``."""
         position = self._row(
             f"SELECT _generation, _lsn FROM {self.log} WHERE {self.old}"
             " ORDER BY _generation DESC, _lsn DESC LIMIT 1"
         )
-        picked = f"SELECT n FROM temp.events WHERE {_SURVIVES} AND _op <> 'r'"
-        written = self.fold.rewrite(picked, op="'r'")
-        (deleted,) = self._row(
-            f"DELETE FROM {self.log} WHERE {self.old} AND (_generation, _lsn, _seq) NOT IN"
+        self.fold.rewrite(
+            f"SELECT n FROM temp.events WHERE {_SURVIVES} AND _op <> 'r'", op="'r'"
+        )
+        goes = (
+            f"{self.old} AND (_generation, _lsn, _seq) NOT IN"
             " (SELECT (_generation, _lsn, _seq) FROM temp.events WHERE is_last AND _op = 'r')"
         )
-        self.fold.insert_rewritten()
-        if position:
-            store_compacted(self.connection, self.catalog, self.table, self.key, position)
-        self._row(
-            f"DELETE FROM {self.catalog}.pyops.dead_letters WHERE source = ? AND table_name = ?"
-            f" AND status <> 'open' AND recorded_at < {_timestamp(done.older_than)}",
-            self.table.source,
-            self.table.name,
+        write = Write(self.table, {}, Where(goes), self.fold.rewritten, is_rewrite=True)
+        table = self.table
+        return Commit(
+            (write,),
+            compacted=Compacted(table, self.key, *position) if position else None,
+            purges=f"source = {literal(table.source)} AND table_name = {literal(table.name)}"
+            f" AND status <> 'open' AND recorded_at < {_timestamp(self.done.older_than)}",
         )
-        run = replace(ended(run, "succeeded", None), rows_written=written, rows_deleted=deleted)
-        insert_run(self.connection, self.catalog, run)
-        return replace(done, run=run)
 
     def _applied(self) -> dict[str, int]:
         """Up to which load each model that remembers has applied the log."""
         applied = {}
         for node in self.manifest.rememberers(self.table.target):
             name = ".".join(node.relation)
-            columns = columns_of(self.connection, self.catalog, node.relation)
+            columns = self.at.columns(node.relation)
             if not columns:
                 raise OperationError(
                     f"{self.table}: {name} ({node.materialized}) reads its log, and is not built",
@@ -200,7 +185,7 @@ class _Folding:
                     hint="let the model keep the largest _load_id a row was made from; then run dbt"
                     " build --full-refresh of it",
                 )
-            relation = f"{self.catalog}.{qualified(*node.relation)}"
+            relation = self.at.name(node.relation)
             (load,) = self._row(f"SELECT coalesce(max(_load_id), 0) FROM {relation}")
             applied[name] = load
         return applied
@@ -226,18 +211,18 @@ class _Folding:
             " ORDER BY _generation DESC, _lsn DESC, _seq DESC LIMIT 1"
         ):
             where += f" AND (_generation, _lsn, _seq) > {truncation}"
-        self.fold = number_events(self.connection, self.log, self.key, where=where)
+        self.fold = number_events(self.at.connection, self.log, self.key, where=where)
         (keyless,) = self._row("SELECT count(*) FROM temp.events WHERE NOT has_key")
         if keyless:
             raise OperationError(
                 f"{self.table}: {keyless:,} changes lack a value of its key"
                 f" ({', '.join(self.key)}): what they changed cannot be told",
                 hint="primary_key must be what the source's replica identity sends; pyops snapshot"
-                f" {self.table} begins the log anew",
+                f" {self.table} begins the log again",
             )
 
     def _row(self, statement: str, *parameters: object) -> tuple[int, ...]:
-        return self.connection.execute(statement, list(parameters)).fetchone() or ()
+        return self.at.connection.execute(statement, list(parameters)).fetchone() or ()
 
 
 def _timestamp(at: datetime) -> str:

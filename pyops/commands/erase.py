@@ -1,4 +1,4 @@
-"""Erasure: all that is kept of one key, in raw, dead letters, staging files and dbt's tables.
+"""``pyops erase``: removes all that is kept of one key, in raw, dead letters, staging and dbt's tables.
 
 What dbt remembers of a person is found by a tag: the column that holds the key has
 ``meta: {pyops_key_of: source.table.column}``. Nothing of the key is printed, logged or recorded.
@@ -12,16 +12,15 @@ from pathlib import Path
 import duckdb
 
 from pyops.cdc.fold import MOVES, number_events
+from pyops.commands.invocation import Invocation
 from pyops.config.project import Project, Table
-from pyops.dbt import Manifest, Node, Relation, columns_of
-from pyops.errors import OperationError, PyopsError, TransientError, UsageError
+from pyops.dbt import Manifest, Node
+from pyops.errors import OperationError, TransientError, UsageError
 from pyops.interrupt import interruptible
-from pyops.records import Run, ended
-from pyops.sql import identifier, json_pointer, literal, qualified
+from pyops.records import Relation, Run, TableId
+from pyops.sql import identifier, json_pointer, literal
 from pyops.staging.file import busy, discard, kept
-from pyops.warehouse.bookkeeping import log_key
-from pyops.warehouse.duckdb import Warehouse, bookkeeping_exists, insert_run
-from pyops.warehouse.recording import History
+from pyops.warehouse.protocol import Attached, Commit, Where, Write
 
 
 @dataclass(frozen=True)
@@ -71,38 +70,35 @@ def erase(project: Project, name: str, key: Sequence[str], *, dry_run: bool = Fa
         OperationError: dbt's manifest or a table is not as it must be; nothing is erased then.
     """
     table = project.select([name])[0]
-    warehouse = Warehouse.of(project)
-    history = History(warehouse, project.staging_directory)
-    wanted = _Wanted(project, table, Manifest.read(project), tuple(key))
-    _check_tags(project, wanted.manifest)
-    if not warehouse.path.exists():
+    invocation = Invocation(project, is_dry=dry_run)
+    manifest = Manifest.read(project.directory)
+    _check_tags(project, manifest)
+    wanted = _Wanted(project, table, manifest, tuple(key))
+    if not invocation.warehouse.exists():
         return Erasure(str(table))
-    if dry_run:
-        with history.looking() as opened:
-            erasing = _Erasing(wanted, *opened)
-            return erasing.count(len(erasing.staged()))
-    history.settle()
-    run = Run.begun(table.source, table.name, "erase", "delete")
-    if busy(history.staging):
+    invocation.settle()
+    if not dry_run and busy(invocation.staging):
         raise TransientError(
             f"{table}: a run is under way, and may land again what is erased now",
             hint="wait until it has ended",
         )
-    with history.looking() as opened:
-        staged = _Erasing(wanted, *opened).staged()
-    discard(history.staging, staged)
-    try:
-        with history.changing(run) as (connection, catalog):
-            erasing = _Erasing(wanted, connection, catalog)
-            return interruptible(
-                lambda: erasing.apply(run, len(staged)), cancel=connection.interrupt
-            )
-    except PyopsError as error:
-        history.record(ended(run, "failed", str(error)))
-        raise
-    except KeyboardInterrupt:
-        history.cancelled(run)
-        raise
+    with invocation.warehouse.attached() as at:
+        erasing = _Erasing(wanted, at)
+        staged = erasing.staged()
+        if dry_run:
+            return erasing.count(len(staged))
+    discard(invocation.staging, staged)
+    with (
+        invocation.recording(invocation.begun(table, "erase", "delete")) as recording,
+        invocation.stage(recording) as stage,
+        invocation.warehouse.attached(stage, read_only=False) as at,
+    ):
+        erasing = _Erasing(wanted, at)
+        found = interruptible(
+            lambda: erasing.count(len(staged)), cancel=at.connection.interrupt
+        )
+        commit = interruptible(lambda: erasing.commit(found), cancel=at.connection.interrupt)
+        return replace(found, run=recording.commit(stage, commit))
 
 
 def _check_tags(project: Project, manifest: Manifest) -> None:
@@ -142,14 +138,11 @@ class _Place:
 class _Erasing:
     """One key in an open warehouse."""
 
-    def __init__(
-        self, wanted: _Wanted, connection: duckdb.DuckDBPyConnection, catalog: str
-    ) -> None:
+    def __init__(self, wanted: _Wanted, at: Attached) -> None:
         self.project, self.table, self.manifest = wanted.project, wanted.table, wanted.manifest
-        self.connection = connection
-        self.catalog = catalog
+        self.at = at
         self.relations = self._raw()
-        self.names = log_key(connection, catalog, self.table)
+        self.names = self.table.config.primary_key or at.log_key(self.table)
         if not self.names:
             raise UsageError(
                 f"{self.table}: no key is known that tells its rows apart",
@@ -163,7 +156,7 @@ class _Erasing:
         types = next(iter(self.relations.values()), {})
         self.types = {n: types.get(n, "VARCHAR") for n in self.names}
         self.given = dict(zip(self.names, wanted.key, strict=True))
-        self._bind(connection)
+        self._bind(at.connection)
         self.places = [*self._raw_places(), *self._built_places()]
 
     def _raw(self) -> dict[Relation, dict[str, str]]:
@@ -173,7 +166,7 @@ class _Erasing:
         others = {t.target for t in self.project.tables() if t != self.table}
         found = {}
         for relation in (self.table.target, (schema, base), (schema, f"{base}__changes")):
-            columns = columns_of(self.connection, self.catalog, relation)
+            columns = self.at.columns(relation)
             if columns and relation not in others:
                 found[relation] = columns
         return found
@@ -226,7 +219,7 @@ class _Erasing:
             tagged = {tags[tag]: names for tag, names in node.keys.items() if tag in tags}
             if not tagged or not node.is_stored:
                 continue
-            columns = columns_of(self.connection, self.catalog, node.relation)
+            columns = self.at.columns(node.relation)
             wanted = {name for names in tagged.values() for name in names}
             if len(tagged) < len(self.names) or (columns and not wanted <= set(columns)):
                 raise OperationError(
@@ -298,8 +291,6 @@ class _Erasing:
     def count(self, staging_files: int) -> Erasure:
         """Counts what is there."""
         rebuild, by_hand = self._rebuild()
-        letters = f"{self.catalog}.pyops.dead_letters WHERE source = ? AND table_name = ?"
-        who = [self.table.source, self.table.name]
         readable = " AND ".join(
             f"coalesce({key}, {row}) IS NOT NULL"
             for key, row in zip(
@@ -308,7 +299,7 @@ class _Erasing:
         )
         counted = {
             str(place): self._number(
-                f"SELECT count(*) FROM {self._at(place.relation)} WHERE {place.condition}"
+                f"SELECT count(*) FROM {self.at.name(place.relation)} WHERE {place.condition}"
             )
             for place in self.places
         }
@@ -319,38 +310,33 @@ class _Erasing:
             rebuild=rebuild,
             by_hand=by_hand,
         )
-        if not bookkeeping_exists(self.connection, self.catalog, "dead_letters"):
-            return found
         return replace(
             found,
-            dead_letters=self._number(f"SELECT count(*) FROM {letters} AND ({self._letter})", *who),
-            unreadable_letters=self._number(
-                f"SELECT count(*) FROM {letters} AND NOT ({readable})", *who
-            ),
+            dead_letters=self.at.count_dead_letters(f"{self._mine} AND ({self._letter})"),
+            unreadable_letters=self.at.count_dead_letters(f"{self._mine} AND NOT ({readable})"),
         )
 
-    def apply(self, run: Run, staging_files: int) -> Erasure:
-        """Deletes what is there, and records the run."""
-        found = self.count(staging_files)
+    @property
+    def _mine(self) -> str:
+        who = literal(self.table.source), literal(self.table.name)
+        return "source = {} AND table_name = {}".format(*who)
+
+    def commit(self, found: Erasure) -> Commit:
+        """What is to be committed, given what was counted."""
+        writes = []
         for place in self.places:
-            target = self._at(place.relation)
+            target = TableId(self.table.source, self.table.name, place.relation)
             if place.is_log and str(place) in found.rows:
-                self._complete_moves(target, place.condition)
-            self.connection.execute(f"DELETE FROM {target} WHERE {place.condition}")
-        self.connection.execute(
-            f"DELETE FROM {self.catalog}.pyops.dead_letters WHERE source = ? AND table_name = ?"
-            f" AND ({self._letter})",
-            [self.table.source, self.table.name],
-        )
-        run = replace(ended(run, "succeeded", None), rows_deleted=sum(found.rows.values()))
-        insert_run(self.connection, self.catalog, run)
-        return replace(found, run=run)
+                writes += self._completed_moves(target, place.condition)
+            writes.append(Write(target, {}, Where(place.condition), "", is_rewrite=True))
+        return Commit(tuple(writes), purges=f"{self._mine} AND ({self._letter})")
 
-    def _complete_moves(self, log: str, condition: str) -> None:
+    def _completed_moves(self, table: TableId, condition: str) -> list[Write]:
         """Gives rows that had this key before they got another what they were not sent with that.
 
         Their values are in events of this key, which go; the rows live on.
         """
+        log = self.at.name(table.target)
         gone = f"(SELECT _generation, _lsn, _seq FROM {log} WHERE _op = 'd' AND {condition})"
         following = (
             f"FROM {log} AS c JOIN {gone} AS d ON c._generation = d._generation"
@@ -358,17 +344,16 @@ class _Erasing:
             " WHERE c._op = 'c' AND len(c._unchanged) > 0"
         )
         if not self._number(f"SELECT count(*) {following}"):
-            return
-        fold = number_events(self.connection, log, self.names)
+            return []
+        fold = number_events(self.at.connection, log, self.names)
         fold.rewrite(
             f"SELECT c.n FROM {MOVES} SEMI JOIN {gone} AS gone"
             " ON d._generation = gone._generation AND d._lsn = gone._lsn AND d._seq = gone._seq"
         )
-        self.connection.execute(
-            f"DELETE FROM {log} WHERE (_generation, _lsn, _seq) IN"
-            " (SELECT (_generation, _lsn, _seq) FROM temp.rewritten)"
+        is_one = (
+            "(_generation, _lsn, _seq) IN (SELECT (_generation, _lsn, _seq) FROM temp.rewritten)"
         )
-        fold.insert_rewritten()
+        return [Write(table, {}, Where(is_one), fold.rewritten, is_rewrite=True)]
 
     def _rebuild(self) -> tuple[str, tuple[str, ...]]:
         """The dbt command for what was made of the table and is not purged; and what it cannot do.
@@ -395,9 +380,6 @@ class _Erasing:
         names = " ".join(node.name for node in chosen)
         return f"dbt build {anew}--select {names}", tuple(by_hand)
 
-    def _at(self, relation: Relation) -> str:
-        return f"{self.catalog}.{qualified(*relation)}"
-
     def _number(self, statement: str, *parameters: object) -> int:
-        row = self.connection.execute(statement, list(parameters)).fetchone()
+        row = self.at.connection.execute(statement, list(parameters)).fetchone()
         return int(row[0]) if row else 0

@@ -1,18 +1,16 @@
-"""Source against warehouse: what a watermark cannot see, above all rows that were deleted."""
+"""``pyops reconcile``: source against warehouse: what a watermark cannot see, above all deletions."""
 
 from dataclasses import dataclass, replace
 
-from pyops.config.model import PostgresTable
+from pyops.commands.invocation import Invocation
 from pyops.config.project import Project, Table
-from pyops.errors import OperationError, PyopsError, UsageError
-from pyops.records import Run, ended
-from pyops.sources.postgres import session as postgres
-from pyops.sources.postgres.plan import Plan, plan
-from pyops.sql import identifier, qualified
+from pyops.errors import OperationError, UsageError
+from pyops.records import Run
+from pyops.sources.protocol import Staged, open_source
+from pyops.sql import identifier
 from pyops.staging.file import Stage
-from pyops.warehouse.duckdb import TableState, Warehouse
-from pyops.warehouse.publication import Load, extra_rows, publish
-from pyops.warehouse.recording import History
+from pyops.warehouse.committing import is_extra
+from pyops.warehouse.protocol import Warehouse
 
 
 @dataclass(frozen=True)
@@ -61,97 +59,52 @@ def reconcile(project: Project, name: str, *, apply: bool = False) -> Reconcilia
         PyopsError: Source or warehouse cannot be read.
     """
     table = project.select([name])[0]
-    if not isinstance(table.config, PostgresTable):
-        raise UsageError(f"{table}: files are read again with --full-refresh")
     if table.config.mode == "cdc":
         raise UsageError(
             f"{table}: its rows are in a log of changes, and only a model has its current state",
-            hint=f"pyops snapshot {table} copies it anew",
+            hint=f"pyops snapshot {table} re-snapshots it",
         )
-    if not table.config.primary_key:
-        raise UsageError(
-            f"{table}: rows without a primary_key cannot be told apart",
-            hint="set primary_key in pyops.yml",
-        )
-    warehouse = Warehouse.of(project)
-    history = History(warehouse, project.staging_directory)
-    history.settle()
-    state = warehouse.states([table])[table]
+    invocation = Invocation(project)
+    invocation.settle()
+    state = invocation.warehouse.states([table])[table]
     if not state.columns:
         raise OperationError(
             f"{table}: {'.'.join(table.target)} is not there", hint=f"run pyops extract {table}"
         )
-    run = Run.begun(table.source, table.name, "reconcile", "merge")
-    try:
-        with (
-            postgres.connect(project.dsn(table.source)) as session,
-            session.snapshot(),
-            Stage.create(history.staging, run) as stage,
-        ):
-            planned = _planned(session, project, table, state)
-            session.bind(**planned.settings)
-            schema, batches = session.read(planned.query(None))
-            key = table.config.primary_key
-            staged = stage.fill(schema, batches, planned.mappings, key=key, cancel=session.cancel)
-            stage.keep_newest(key, table.postgres.cursor, table=str(table))
-            run = replace(
-                run,
-                rows_read=staged.rows_read,
-                bytes_read=staged.bytes_read,
-                rows_dead_lettered=stage.dead_letters,
-            )
-            found = _compared(warehouse, stage, table, state, run)
-            if not apply or found.is_equal:
-                return found
-            load = Load(
-                table,
-                "merge",
-                key=key,
-                newest_load=state.last_load,
-                deletes_extra=True,
-                accepts_changes=table.config.on_schema_change == "evolve",
-            )
-            return replace(found, run=publish(warehouse, stage, load, run))
-    except PyopsError as error:
-        history.record(ended(run, "failed", str(error)))
-        raise
-
-
-def _planned(session: postgres.Session, project: Project, table: Table, state: TableState) -> Plan:
-    relation = session.describe(table.postgres.schema_, table.name)
-    salt = project.config.sources[table.source].mask_salt
-    planned = plan(table, relation, state, salt=salt)
-    settings = {name: value for name, value in planned.settings.items() if name == "mask_salt"}
-    return replace(planned, cursor=None, settings=settings)
+    with (
+        invocation.recording(invocation.begun(table, "reconcile", "merge")) as recording,
+        open_source(project, table.source) as source,
+        invocation.stage(recording) as stage,
+    ):
+        staged = source.compare(table, state, stage)
+        recording.note(
+            rows_read=staged.rows_read,
+            bytes_read=staged.bytes_read,
+            rows_dead_lettered=stage.dead_letters,
+        )
+        found = _compared(invocation.warehouse, stage, table, staged)
+        if apply and not found.is_equal:
+            return replace(found, run=recording.commit(stage, staged.commit))
+        return found
 
 
 def _compared(
-    warehouse: Warehouse, stage: Stage, table: Table, state: TableState, run: Run
+    warehouse: Warehouse, stage: Stage, table: Table, staged: Staged
 ) -> Reconciliation:
-    target = qualified("warehouse", *table.target)
     key = table.config.primary_key
     same = " AND ".join(f"r.{identifier(name)} = t.{identifier(name)}" for name in key)
-    there = {name.lower() for name in state.columns}
-    values = [name for name in stage.columns if name not in key and name.lower() in there]
-    differs = " OR ".join(
-        f"r.{identifier(name)}::VARCHAR IS DISTINCT FROM t.{identifier(name)}::VARCHAR"
-        for name in values
-    )
-    with warehouse.attached(stage.connection):
-        counts = stage.connection.execute(
+    with warehouse.attached(stage) as at:
+        target, there = at.name(table.target), {n.lower() for n in at.columns(table.target)}
+        differs = " OR ".join(
+            f"r.{identifier(name)}::VARCHAR IS DISTINCT FROM t.{identifier(name)}::VARCHAR"
+            for name in stage.columns
+            if name not in key and name.lower() in there
+        )
+        counts = at.connection.execute(
             f"SELECT (SELECT count(*) FROM {target}),"
             f" (SELECT count(*) FROM rows AS r ANTI JOIN {target} AS t ON {same}),"
-            f" (SELECT count(*) FROM {target} AS t WHERE {extra_rows(key)}),"
+            f" (SELECT count(*) FROM {target} AS t WHERE {is_extra(stage.columns, key)}),"
             f" (SELECT count(*) FROM rows AS r JOIN {target} AS t ON {same}"
             f"  WHERE {differs or 'false'})"
         ).fetchall()[0]
-    warehouse_rows, missing, extra, different = counts
-    return Reconciliation(
-        str(table),
-        run.rows_read,
-        warehouse_rows,
-        missing,
-        extra,
-        different,
-        run.rows_dead_lettered,
-    )
+    return Reconciliation(str(table), staged.rows_read, *counts, stage.dead_letters)

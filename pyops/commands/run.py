@@ -1,18 +1,16 @@
-"""The whole way: extract, land changes, then build and test the dbt project, in one process."""
+"""``pyops run``: extracts, lands changes, then builds and tests the dbt project, in one process."""
 
-import os
-import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from pyops.cdc.postgres.capture import Capture, capture
-from pyops.commands.extract import Extraction, Listener, extract
+from pyops import dbt
+from pyops.commands.cdc import Capture, capture
+from pyops.commands.extract import Extraction, extract
+from pyops.commands.invocation import open_warehouse
 from pyops.config.project import Project
 from pyops.errors import UsageError
+from pyops.progress import Listener
 
 
 @dataclass(frozen=True)
@@ -52,39 +50,15 @@ def run(project: Project, *, listener: Listener | None = None) -> Summary:
     changes = capture(project, listener=listener)
     captured = time.monotonic()
     summary = Summary(done, extracted - began, changes, captured - extracted)
-    errors = [item.error for item in done if item.error]
-    errors += [item.error for item in changes if item.error]
+    errors = [item.error for item in [*done, *changes] if item.error]
     if errors:
         return replace(summary, exit_code=max(error.exit_code for error in errors))
     if listener:
         listener.pause()
-    counts, succeeded = _dbt_build(project.directory, project.warehouse_path)
+    counts, succeeded = dbt.build(project.directory, open_warehouse(project).dbt_environment())
     return replace(
         summary,
         dbt=counts,
         dbt_seconds=time.monotonic() - captured,
         exit_code=0 if succeeded else 1,
     )
-
-
-def _dbt_build(directory: Path, warehouse: Path) -> tuple[dict[str, int], bool]:
-    from dbt.cli.main import dbtRunner
-
-    os.environ["PYOPS_WAREHOUSE"] = str(warehouse.resolve())
-    folder = str(directory.resolve())
-    with redirect_stdout(sys.stderr):  # dbt's lines are a log; stdout is for the summary
-        outcome = dbtRunner().invoke(["build", "--project-dir", folder, "--profiles-dir", folder])
-    _let_go_of_the_warehouse()
-    if outcome.exception is not None:
-        print(f"dbt: {outcome.exception}", file=sys.stderr)
-    results = getattr(outcome.result, "results", [])
-    return dict(Counter(str(node.status) for node in results)), outcome.success
-
-
-def _let_go_of_the_warehouse() -> None:
-    """Closes the connection that dbt-duckdb would keep until the process ends."""
-    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
-
-    if (environment := getattr(DuckDBConnectionManager, "_ENV", None)) is not None:
-        environment.close()
-        DuckDBConnectionManager.close_all_connections()  # type: ignore[no-untyped-call]

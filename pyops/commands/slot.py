@@ -1,20 +1,20 @@
-"""Replication slots: where each stands, what it keeps at the source, and how it is given up."""
+"""``pyops slot``: where each slot stands, what it keeps at the source, and how it is given up."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from pyops.cdc.postgres.capture import captured_sources, slot_name
+from pyops.cdc.postgres.capture import slot_name
 from pyops.cdc.postgres.pgoutput import lsn_text
 from pyops.cdc.postgres.publication import Publications
 from pyops.cdc.postgres.slot import Server, Slot, drop_slot, lock_slot, look_at_server, look_at_slot
+from pyops.commands.cdc import captured_sources
+from pyops.commands.invocation import open_warehouse
 from pyops.config.project import Project
 from pyops.errors import PyopsError
 from pyops.records import Offset
-from pyops.sources.postgres import session as postgres
-from pyops.sources.postgres.session import Session
-from pyops.warehouse.bookkeeping import forget_tables, read_state, store_offset
-from pyops.warehouse.duckdb import Warehouse, catalog_of
+from pyops.sources.postgres.session import Session, connect
+from pyops.warehouse.protocol import CaptureChange, Commit
 
 _SETTINGS = """
 SELECT
@@ -77,7 +77,7 @@ def slot_status(project: Project, names: Sequence[str] = ()) -> list[SlotStatus]
         UsageError: A source that is not configured.
         PyopsError: The warehouse cannot be opened.
     """
-    return [_status(project, name) for name in captured_sources(project, names)]
+    return [_status(project, name) for name in captured_sources(project, names, with_slot=True)]
 
 
 def lagging(
@@ -104,29 +104,25 @@ def drop(project: Project, source: str) -> None:
         UsageError: A source that is not configured.
         PyopsError: The source cannot be reached, or refuses.
     """
-    [source] = captured_sources(project, [source])
-    warehouse = Warehouse.of(project)
-    state = read_state(warehouse, source)
+    [source] = captured_sources(project, [source], with_slot=True)
+    warehouse = open_warehouse(project)
+    state = warehouse.capture_state(source)
     has_one = state.offset is not None and state.offset.status != "dropped"
     name = state.offset.slot if state.offset and has_one else slot_name(project, source)
-    with postgres.connect(project.dsn(source)) as session:
+    with connect(project.dsn(source), name=source) as session:
         lock_slot(session, name)
         server = look_at_server(session)
         if look_at_slot(session, name) is not None:
             drop_slot(session, name)
         Publications.of(project, source, session, version=server.version).drop()
     if state.offset is not None:
-        with warehouse.opened() as connection:
-            catalog = catalog_of(connection)
-            connection.execute("BEGIN")
-            store_offset(connection, catalog, replace(state.offset, status="dropped"))
-            forget_tables(connection, catalog, source, list(state.tables))
-            connection.execute("COMMIT")
+        dropped = replace(state.offset, status="dropped")
+        change = CaptureChange(dropped, state.offset, forgets=tuple(state.tables))
+        warehouse.commit(None, Commit(capture=change))
 
 
 def _status(project: Project, source: str) -> SlotStatus:
-    state = read_state(Warehouse.of(project), source)
-    offset = state.offset
+    offset = open_warehouse(project).capture_state(source).offset
     status = SlotStatus(source, slot_name(project, source))
     if offset is None or offset.status == "dropped":
         return replace(status, problem=f"there is no slot yet: run pyops cdc {source}")
@@ -137,7 +133,7 @@ def _status(project: Project, source: str) -> SlotStatus:
         last_change_at=offset.committed_at,
     )
     try:
-        with postgres.connect(project.dsn(source), attempts=1) as session:
+        with connect(project.dsn(source), name=source, attempts=1) as session:
             server = look_at_server(session)
             slot = look_at_slot(session, offset.slot)
             return _compared(status, offset, server, slot, session)

@@ -1,17 +1,16 @@
-"""Where each table stands, from the warehouse; what holds a watermark back, from the source."""
+"""``pyops status``: where each table stands, from the warehouse; what holds a watermark back, from
+the source.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-import duckdb
-
+from pyops.commands.invocation import open_warehouse
 from pyops.config.project import Project, Table
 from pyops.errors import PyopsError
-from pyops.sources.postgres import session as postgres
-from pyops.sql import qualified
-from pyops.warehouse.duckdb import Warehouse, bookkeeping_exists
+from pyops.sources.protocol import open_source
+from pyops.warehouse.protocol import TableState
 
 
 @dataclass(frozen=True)
@@ -54,71 +53,38 @@ def status(project: Project) -> list[TableStatus]:
     Raises:
         PyopsError: The warehouse cannot be opened.
     """
-    tables = project.tables()
-    warehouse = Warehouse.of(project)
-    if not warehouse.path.exists():
-        return [_status(table) for table in tables]
-    states = warehouse.states(tables)
-    holders = {
-        source: _holders(project, source)
-        for source in {t.source for t, state in states.items() if state.watermark.waiting_for}
-    }
-    with warehouse.opened(read_only=True) as connection:
-        if not bookkeeping_exists(connection):
-            return [_status(table) for table in tables]
-        return [
-            _status(
-                table,
-                **_looked_up(connection, table, landed=bool(states[table].columns)),
-                watermark=states[table].watermark.bound,
-                held_back_by=tuple(
-                    holders[table.source].get(name, name)
-                    for name in sorted(states[table].watermark.waiting_for)
-                ),
-            )
-            for table in tables
-        ]
+    states = open_warehouse(project).states(project.tables())
+    waiting = {table.source for table, state in states.items() if state.watermark.waiting_for}
+    holders = {source: _holders(project, source) for source in waiting}
+    return [
+        _status(table, states[table], holders.get(table.source, {})) for table in project.tables()
+    ]
 
 
-def _status(table: Table, **known: Any) -> TableStatus:
-    return TableStatus(str(table), table.config.mode, ".".join(table.target), **known)
-
-
-def _looked_up(
-    connection: duckdb.DuckDBPyConnection, table: Table, *, landed: bool
-) -> dict[str, Any]:
-    who = [table.source, table.name]
-
-    def row(statement: str, *parameters: object) -> tuple[Any, ...]:
-        found = connection.execute(statement, list(parameters)).fetchone()
-        return found or (None,) * 10
-
-    state, finished, written, error = row(
-        "SELECT status, finished_at, rows_written, error FROM pyops.runs"
-        " WHERE source = ? AND (table_name = ? OR table_name IS NULL AND mode = ?)"
-        " ORDER BY started_at DESC LIMIT 1",
-        *(*who, "cdc" if table.config.mode == "cdc" else None),
-    )[:4]
-    where = "WHERE source = ? AND table_name = ?"
-    (loaded,) = row(f"SELECT max(loaded_at) FROM pyops.loads {where}", *who)
-    is_open = " AND status = 'open'" * bookkeeping_exists(connection, table="gate_results")
-    (dead,) = row(f"SELECT count(*) FROM pyops.dead_letters {where}{is_open}", *who)
-    rows = row(f"SELECT count(*) FROM {qualified(*table.target)}")[0] if landed else None
-    return {
-        "rows": rows,
-        "last_status": state,
-        "last_finished_at": finished,
-        "last_loaded_at": loaded,
-        "last_rows_written": written,
-        "last_error": error,
-        "dead_letters": dead,
-    }
+def _status(table: Table, state: TableState, holders: Mapping[str, str]) -> TableStatus:
+    last = state.last_run
+    return TableStatus(
+        table=str(table),
+        mode=table.config.mode,
+        target=".".join(table.target),
+        rows=state.rows if state.columns else None,
+        last_status=last and last.status,
+        last_finished_at=last and last.finished_at,
+        last_loaded_at=state.last_loaded_at,
+        last_rows_written=last and last.rows_written,
+        last_error=last and last.error,
+        watermark=state.watermark.bound,
+        held_back_by=tuple(
+            holders.get(name, name) for name in sorted(state.watermark.waiting_for)
+        ),
+        dead_letters=state.dead_letters,
+    )
 
 
 def _holders(project: Project, source: str) -> Mapping[str, str]:
-    """Describes the open transactions of a source, if it can be reached."""
+    """Describes what a source's watermarks wait for, if it can be reached."""
     try:
-        with postgres.connect(project.dsn(source), attempts=1) as session:
-            return session.transaction_owners()
+        with open_source(project, source, attempts=1) as opened:
+            return opened.holders()
     except PyopsError:  # the source may be down while its warehouse is looked at
         return {}

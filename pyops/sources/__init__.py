@@ -1,1 +1,1 @@
-"""Where data comes from: one module for each kind of source."""
+"""Sources of tables: a folder for each kind, whose ``read.Tables`` is its ``protocol.Source``."""

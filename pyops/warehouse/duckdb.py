@@ -1,122 +1,69 @@
-"""The warehouse: a DuckDB file that is opened only to look something up or to publish.
+"""A DuckDB file as the warehouse: opened only to look something up or to commit.
 
-DuckDB's file takes one process at a time, so whoever finds it held waits. Beside the tables it
-holds pyops's bookkeeping, in the schema ``pyops``.
+DuckDB's file takes one process at a time, so whoever finds it held waits. It is always attached as
+``warehouse``, to a staging file's connection or to one in memory.
 """
 
 import fcntl
+import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TypeVar
 
 import duckdb
 import tenacity
 
-from pyops.config.project import Project, Table
-from pyops.errors import TransientError
+from pyops.errors import OperationError, PyopsError, TransientError
 from pyops.failures import explained, of_lock
-from pyops.records import GateResult, Run, Watermark, utc_now
-from pyops.sql import identifier, literal, qualified
+from pyops.interrupt import interruptible
+from pyops.records import GateResult, Relation, Run, TableId
+from pyops.sql import literal, qualified
+from pyops.staging.file import Stage
+from pyops.warehouse import bookkeeping
+from pyops.warehouse.committing import Committing
+from pyops.warehouse.protocol import CaptureState, Commit, TableState
 
-BOOKKEEPING = """
-CREATE SCHEMA IF NOT EXISTS {catalog}.pyops;
-CREATE TABLE IF NOT EXISTS {catalog}.pyops.runs (
-    run_id VARCHAR NOT NULL, source VARCHAR, table_name VARCHAR, mode VARCHAR,
-    write_pattern VARCHAR, status VARCHAR NOT NULL, started_at TIMESTAMP, finished_at TIMESTAMP,
-    seconds DOUBLE, locked_seconds DOUBLE, rows_read BIGINT, rows_written BIGINT,
-    rows_deleted BIGINT, rows_unchanged BIGINT, rows_dead_lettered BIGINT, null_cursors BIGINT,
-    bytes_read BIGINT, lower_bound VARCHAR, upper_bound VARCHAR, load_id BIGINT, error VARCHAR,
-    host VARCHAR, pid BIGINT
-);
-CREATE TABLE IF NOT EXISTS {catalog}.pyops.loads (
-    load_id BIGINT NOT NULL, run_id VARCHAR NOT NULL, source VARCHAR NOT NULL,
-    table_name VARCHAR NOT NULL, target VARCHAR NOT NULL, write_pattern VARCHAR NOT NULL,
-    rows_written BIGINT NOT NULL, rows_deleted BIGINT NOT NULL, loaded_at TIMESTAMP NOT NULL
-);
-CREATE TABLE IF NOT EXISTS {catalog}.pyops.watermarks (
-    source VARCHAR NOT NULL, table_name VARCHAR NOT NULL, cursor_column VARCHAR NOT NULL,
-    bound VARCHAR, candidate VARCHAR, waiting_for VARCHAR[] NOT NULL, load_id BIGINT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS {catalog}.pyops.dead_letters (
-    run_id VARCHAR NOT NULL, load_id BIGINT NOT NULL, source VARCHAR NOT NULL,
-    table_name VARCHAR NOT NULL, key VARCHAR, column_name VARCHAR, value VARCHAR,
-    reason VARCHAR NOT NULL, payload VARCHAR NOT NULL, recorded_at TIMESTAMP NOT NULL
-);
-ALTER TABLE {catalog}.pyops.dead_letters ADD COLUMN IF NOT EXISTS letter_id BIGINT;
-ALTER TABLE {catalog}.pyops.dead_letters ADD COLUMN IF NOT EXISTS file VARCHAR;
-ALTER TABLE {catalog}.pyops.dead_letters ADD COLUMN IF NOT EXISTS line BIGINT;
-ALTER TABLE {catalog}.pyops.dead_letters ADD COLUMN IF NOT EXISTS status VARCHAR DEFAULT 'open';
-ALTER TABLE {catalog}.pyops.dead_letters ADD COLUMN IF NOT EXISTS resolved_by VARCHAR;
-CREATE TABLE IF NOT EXISTS {catalog}.pyops.files (
-    source VARCHAR NOT NULL, table_name VARCHAR NOT NULL, file VARCHAR NOT NULL,
-    size BIGINT NOT NULL, mtime_ns BIGINT NOT NULL, load_id BIGINT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS {catalog}.pyops.gate_results (
-    run_id VARCHAR NOT NULL, source VARCHAR NOT NULL, table_name VARCHAR NOT NULL,
-    gate VARCHAR NOT NULL, column_name VARCHAR NOT NULL, status VARCHAR NOT NULL, figure DOUBLE,
-    threshold DOUBLE, failing_rows BIGINT, on_fail VARCHAR NOT NULL, query VARCHAR NOT NULL,
-    message VARCHAR NOT NULL, checked_at TIMESTAMP NOT NULL
-);
-CREATE TABLE IF NOT EXISTS {catalog}.pyops.schema_changes (
-    load_id BIGINT NOT NULL, source VARCHAR NOT NULL, table_name VARCHAR NOT NULL,
-    kind VARCHAR NOT NULL, column_name VARCHAR NOT NULL, old_type VARCHAR NOT NULL,
-    new_type VARCHAR NOT NULL, detected_at TIMESTAMP NOT NULL
-);
-CREATE TABLE IF NOT EXISTS {catalog}.pyops.cdc_offsets (
-    source VARCHAR NOT NULL, generation INTEGER NOT NULL, status VARCHAR NOT NULL,
-    slot VARCHAR NOT NULL, system_id VARCHAR NOT NULL, timeline INTEGER NOT NULL,
-    publications MAP(VARCHAR, BIGINT) NOT NULL, lsn BIGINT, committed_at TIMESTAMP,
-    caught_up_at TIMESTAMP, recorded_at TIMESTAMP NOT NULL
-);
-CREATE TABLE IF NOT EXISTS {catalog}.pyops.cdc_tables (
-    source VARCHAR NOT NULL, table_name VARCHAR NOT NULL, generation INTEGER NOT NULL,
-    relation_oid BIGINT NOT NULL, membership_oid BIGINT NOT NULL, columns VARCHAR[] NOT NULL,
-    snapshot VARCHAR NOT NULL, snapshot_lsn BIGINT NOT NULL, handoff_lsn BIGINT NOT NULL,
-    load_id BIGINT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS {catalog}.pyops.change_logs (
-    source VARCHAR NOT NULL, table_name VARCHAR NOT NULL, key VARCHAR[] NOT NULL,
-    compacted_generation INTEGER, compacted_lsn BIGINT
-)
-"""
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+_HASTE = 0.5  # seconds: a run that failed has waited for the warehouse already, or is being stopped
 
 
 @dataclass(frozen=True)
-class TableState:
-    """What the warehouse knows of a table.
+class AttachedFile:
+    """The file, attached to a connection as ``warehouse``."""
 
-    Attributes:
-        columns: Type by name of what is in the target, without pyops's own; empty if there is none.
-        last_load: The number of its last load, 0 for none.
-        cursor: The column its watermark speaks of.
-        watermark: Up to where it has been read.
-        has_rows: Whether there is anything in the target.
-        files: Size and modification time (ns) of each file that has been landed, by name.
-        recent_rows: How many rows its last runs read, ten at most, the newest first.
-    """
+    connection: duckdb.DuckDBPyConnection
 
-    columns: Mapping[str, str] = field(default_factory=dict)
-    last_load: int = 0
-    cursor: str | None = None
-    watermark: Watermark = field(default_factory=Watermark)
-    has_rows: bool = False
-    files: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    recent_rows: tuple[int, ...] = ()
+    def name(self, relation: Relation) -> str:
+        """The name to read a table by."""
+        return qualified("warehouse", *relation)
+
+    def columns(self, relation: Relation) -> dict[str, str]:
+        """The type of each column by name; empty if there is no such table."""
+        return bookkeeping.columns_of(self.connection, relation)
+
+    def compacted_lsn(self, table: TableId) -> int:
+        """The LSN up to which a log is folded; -1 if it is not."""
+        return bookkeeping.compacted_lsn(self.connection, table)
+
+    def log_key(self, table: TableId) -> tuple[str, ...]:
+        """The columns that identified a row of a log when it was last captured."""
+        return bookkeeping.log_keys(self.connection, table.source).get(table.name, ())
+
+    def count_dead_letters(self, condition: str) -> int:
+        """How many dead letters meet a condition."""
+        return bookkeeping.count_dead_letters(self.connection, condition)
 
 
-class Warehouse:
+class DuckDBWarehouse:
     """A DuckDB file that several processes take turns with.
 
-    Args:
-        path: The file; it need not exist yet.
-        lock_timeout: How long to wait for whoever holds it, in seconds.
-        letters: A JSON-lines file that mirrors the dead letters; None for none.
-        sleep: Waits for a number of seconds.
-        on_wait: Told, once a wait, who holds the file.
+    ``lock_timeout`` is how many seconds to wait for another process to release it. ``mirror`` is a
+    JSON-lines file that mirrors the dead letters. With ``is_frozen`` nothing is ever written.
     """
 
     def __init__(
@@ -124,243 +71,181 @@ class Warehouse:
         path: Path,
         *,
         lock_timeout: float = 60,
-        letters: Path | None = None,
+        mirror: Path | None = None,
+        is_frozen: bool = False,
         sleep: Callable[[float], None] = time.sleep,
-        on_wait: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.path = path
-        self._letters = letters
-        self._retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(TransientError),
-            wait=tenacity.wait_exponential_jitter(multiplier=0.02, max=1, jitter=0.05),
-            stop=tenacity.stop_after_delay(lock_timeout),
-            before_sleep=lambda state: (
-                on_wait(str(state.outcome and state.outcome.exception()))
-                if state.attempt_number == 5
-                else None
-            ),
-            sleep=sleep,
-            reraise=True,
-        )
+        self._lock_timeout = lock_timeout
+        self._mirror = mirror
+        self._is_frozen = is_frozen
+        self._sleep = sleep
+        self._attached: AttachedFile | None = None
 
-    @classmethod
-    def of(cls, project: Project, *, on_wait: Callable[[str], None] = lambda _: None) -> Self:
-        """The warehouse of a project."""
-        letters = project.config.dead_letters.path
-        return cls(
-            project.warehouse_path,
-            lock_timeout=project.config.warehouse.lock_timeout.total_seconds(),
-            letters=letters and project.directory / letters,
-            on_wait=on_wait,
-        )
+    def exists(self) -> bool:
+        """Whether the file is there."""
+        return self.path.exists()
+
+    def dbt_environment(self) -> dict[str, str]:
+        """The variables by which dbt finds the file."""
+        return {"PYOPS_WAREHOUSE": str(self.path.resolve())}
 
     @contextmanager
-    def opened(
-        self, *, read_only: bool = False, lock_timeout: float | None = None
-    ) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Opens the file by itself, waiting for whoever holds it.
+    def attached(
+        self,
+        stage: Stage | None = None,
+        *,
+        read_only: bool = True,
+        lock_timeout: float | None = None,
+    ) -> Iterator[AttachedFile]:
+        """Attaches the file; what is done inside another ``attached`` shares its connection.
 
         Raises:
-            TransientError: It was held all the time; the message says by which process.
-            OperationError: It cannot be opened.
+            TransientError: Another process held it all the time; the message says which.
+            OperationError: It cannot be opened, or was made by a newer pyops.
         """
-        retrying = self._retrying
-        if lock_timeout is not None:
-            retrying = retrying.copy(stop=tenacity.stop_after_delay(lock_timeout))
-        with explained(self.path):
-            connection = retrying(_attempt, self.path, lambda: _open(self.path, read_only))
+        if self._attached is not None:
+            yield self._attached
+            return
+        connection = stage.connection if stage else self._in_memory()
         try:
             with explained(self.path):
-                yield connection
+                timeout = self._lock_timeout if lock_timeout is None else lock_timeout
+                self._attach(connection, read_only=read_only, timeout=timeout)
+                self._attached = AttachedFile(connection)
+                try:
+                    yield self._attached
+                finally:
+                    self._attached = None
+                    # It ends with a checkpoint. If that fails, what was committed is committed.
+                    with suppress(duckdb.Error):
+                        connection.execute("DETACH warehouse")
         finally:
-            connection.close()
+            if stage is None:
+                connection.close()
 
-    @contextmanager
-    def attached(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-        """Attaches the file to a staging file's connection, as ``warehouse``.
+    def _in_memory(self) -> duckdb.DuckDBPyConnection:
+        spill = str(self.path.with_name(self.path.name + ".tmp"))
+        return duckdb.connect(config={"memory_limit": "300MB", "temp_directory": spill})
+
+    def _attach(
+        self, connection: duckdb.DuckDBPyConnection, *, read_only: bool, timeout: float
+    ) -> None:
+        if read_only and not self.exists():
+            connection.execute("ATTACH ':memory:' AS warehouse")
+            return
+        self._try(connection, read_only=read_only, timeout=timeout)
+        found = bookkeeping.version(connection)
+        if read_only and 0 < found < bookkeeping.VERSION:
+            if self._is_frozen:
+                raise OperationError(
+                    f"the warehouse {self.path} was made by an older pyops",
+                    hint="pyops status brings its bookkeeping up to date",
+                )
+            connection.execute("DETACH warehouse")
+            self._try(connection, read_only=False, timeout=timeout)
+            bookkeeping.upgrade(connection)
+        elif not read_only:
+            bookkeeping.upgrade(connection)
+
+    def _try(
+        self, connection: duckdb.DuckDBPyConnection, *, read_only: bool, timeout: float
+    ) -> None:
+        """Attaches the file, waiting for whoever holds it."""
+        options = " (READ_ONLY)" if read_only else ""
+        statement = f"ATTACH {literal(str(self.path))} AS warehouse{options}"
+
+        def attempt() -> None:
+            if not read_only:
+                _make(self.path)
+            try:
+                connection.execute(statement)
+            except duckdb.IOException as error:
+                if (locked := of_lock(str(error), self.path)) is None:
+                    raise
+                raise locked from None
+
+        def say(state: tenacity.RetryCallState) -> None:
+            if state.attempt_number == 5 and state.outcome:
+                _log.info("%s", state.outcome.exception())
+
+        tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(TransientError),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.02, max=1, jitter=0.05),
+            stop=tenacity.stop_after_delay(timeout),
+            before_sleep=say,
+            sleep=self._sleep,
+            reraise=True,
+        )(attempt)
+
+    def states(self, tables: Sequence[TableId]) -> dict[TableId, TableState]:
+        """What is known of tables."""
+        if not self.exists():
+            return {table: TableState() for table in tables}
+        with self.attached() as at:
+            return {table: bookkeeping.table_state(at.connection, table) for table in tables}
+
+    def capture_state(self, source: str) -> CaptureState:
+        """What is known of a source's capture."""
+        if not self.exists():
+            return CaptureState()
+        with self.attached() as at:
+            if not bookkeeping.version(at.connection):
+                return CaptureState()
+            return bookkeeping.capture_state(at.connection, source)
+
+    def rows(self, record: type[_T], condition: str = "true", *, order: str = "1") -> list[_T]:
+        """The bookkeeping's rows of one kind that meet a condition."""
+        if not self.exists():
+            return []
+        with self.attached() as at:
+            if not bookkeeping.version(at.connection):
+                return []
+            return bookkeeping.rows(at.connection, record, condition, order=order)
+
+    def commit(self, stage: Stage | None, commit: Commit) -> Run | None:
+        """Makes a commit visible, whole or not at all; returns its run with what was written.
 
         Raises:
-            TransientError: It was held all the time; the message says by which process.
-            OperationError: It cannot be opened.
+            SchemaChangeError: A target cannot take the columns, or may not.
+            TransientError: Another run has committed meanwhile, or holds the file.
+            OperationError: The file cannot be written.
         """
-        statement = f"ATTACH {literal(str(self.path))} AS warehouse"
-
-        def attach() -> None:
-            _make(self.path)
-            connection.execute(statement)
-
-        with explained(self.path):
-            self._retrying(_attempt, self.path, attach)
-            try:
-                yield
-            finally:
-                # It ends with a checkpoint. If that fails, what was committed stays committed.
-                with suppress(duckdb.Error):
-                    connection.execute("DETACH warehouse")
-
-    def mirror_letters(self, connection: duckdb.DuckDBPyConnection, catalog: str) -> None:
-        """Writes the dead letters to their JSON-lines file, if there is to be one.
-
-        The file is replaced as a whole: whenever a process is killed, it is one state or another.
-        """
-        if self._letters is not None:
-            new = self._letters.with_name(self._letters.name + ".new")
-            new.parent.mkdir(parents=True, exist_ok=True)
-            connection.execute(
-                f"COPY (FROM {catalog}.pyops.dead_letters ORDER BY letter_id)"
-                f" TO {literal(str(new))} (FORMAT json)"
-            )
-            new.replace(self._letters)
-
-    def states(self, tables: Sequence[Table]) -> dict[Table, TableState]:
-        """Looks up what is known of tables; a warehouse that is not there knows nothing."""
-        if not self.path.exists():
-            return {table: TableState() for table in tables}
-        with self.opened(read_only=True) as connection:
-            return {
-                table: table_state(connection, catalog_of(connection), table) for table in tables
-            }
+        assert not self._is_frozen
+        with self.attached(stage, read_only=False) as at:
+            committing = Committing(at.connection, commit)
+            run = interruptible(committing.run, cancel=at.connection.interrupt)
+            self._write_mirror(at.connection)
+        return run
 
     def record(
-        self,
-        runs: Sequence[Run],
-        results: Sequence[GateResult] = (),
-        *,
-        lock_timeout: float | None = None,
+        self, runs: Sequence[Run], gates: Sequence[GateResult] = (), *, in_haste: bool = False
     ) -> None:
-        """Adds runs to the history, but those that are in it.
+        """Adds runs that committed nothing, and what the gates said of the only one of them."""
+        if runs:
+            timeout = _HASTE if in_haste else None
+            with self.attached(read_only=False, lock_timeout=timeout) as at:
+                for run in runs:
+                    bookkeeping.add_run(at.connection, run, gates)
 
-        Args:
-            runs: The runs.
-            results: What the gates said of the only one of them.
-            lock_timeout: How long to wait for whoever holds the file, if not as long as usual.
+    def _write_mirror(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Writes the dead letters to their JSON-lines file, replaced whole: a kill harms nothing.
+
+        The commit is done: a failure here is a warning, and the next commit writes it again.
         """
-        if not runs:
+        if self._mirror is None:
             return
-        with self.opened(lock_timeout=lock_timeout) as connection:
-            connection.execute(BOOKKEEPING.format(catalog=catalog_of(connection)))
-            for run in runs:
-                insert_run(connection, catalog_of(connection), run)
-                insert_results(connection, catalog_of(connection), run, results)
-
-
-def insert_run(connection: duckdb.DuckDBPyConnection, catalog: str, run: Run) -> None:
-    """Adds a run to the history, unless it is in it."""
-    values = list(vars(run).values())
-    connection.execute(
-        f"INSERT INTO {catalog}.pyops.runs SELECT {', '.join('?' * len(values))}"
-        f" WHERE NOT EXISTS (SELECT 1 FROM {catalog}.pyops.runs WHERE run_id = ?)",
-        [*values, run.run_id],
-    )
-
-
-def insert_results(
-    connection: duckdb.DuckDBPyConnection, catalog: str, run: Run, results: Sequence[GateResult]
-) -> None:
-    """Adds what the gates said of a run."""
-    for result in results:
-        values = [run.run_id, run.source, run.table_name, *astuple(result), utc_now()]
-        marks = ", ".join("?" * len(values))
-        connection.execute(f"INSERT INTO {catalog}.pyops.gate_results VALUES ({marks})", values)
-
-
-def store_files(
-    connection: duckdb.DuckDBPyConnection,
-    catalog: str,
-    table: Table,
-    files: Sequence[tuple[str, int, int]],
-    load_id: int | None,
-) -> None:
-    """Notes which files have been landed, each with its size and modification time (ns)."""
-    who = [table.source, table.name]
-    for file, size, mtime_ns in files:
-        connection.execute(
-            f"DELETE FROM {catalog}.pyops.files WHERE source = ? AND table_name = ? AND file = ?",
-            [*who, file],
-        )
-        connection.execute(
-            f"INSERT INTO {catalog}.pyops.files VALUES (?, ?, ?, ?, ?, ?)",
-            [*who, file, size, mtime_ns, load_id],
-        )
-
-
-def table_state(connection: duckdb.DuckDBPyConnection, catalog: str, table: Table) -> TableState:
-    """Looks up what is known of a table in an open warehouse."""
-
-    def rows(statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-        return connection.execute(statement, list(parameters)).fetchall()
-
-    own = ("_load_id", "_loaded_at")
-    columns = {
-        name: type_
-        for name, type_ in rows(
-            "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = ?"
-            " AND lower(schema_name) = lower(?) AND lower(table_name) = lower(?)"
-            " ORDER BY column_index",
-            catalog.strip('"'),
-            *table.target,
-        )
-        if name not in own
-    }
-    target = f"{catalog}.{qualified(*table.target)}"
-    has_rows = bool(columns and rows(f"SELECT 1 FROM {target} LIMIT 1"))
-    if not bookkeeping_exists(connection, catalog):
-        return TableState(columns, has_rows=has_rows)
-    who = (table.source, table.name)
-    marks = rows(
-        "SELECT cursor_column, bound, candidate, waiting_for"
-        f" FROM {catalog}.pyops.watermarks WHERE source = ? AND table_name = ?",
-        *who,
-    )
-    last = rows(
-        f"SELECT coalesce(max(load_id), 0) FROM {catalog}.pyops.loads"
-        " WHERE source = ? AND table_name = ?",
-        *who,
-    )[0][0]
-    recent = rows(
-        f"SELECT rows_read FROM {catalog}.pyops.runs WHERE source = ? AND table_name = ?"
-        " AND status = 'succeeded' AND rows_read > 0 ORDER BY started_at DESC LIMIT 10",
-        *who,
-    )
-    state = TableState(columns, last, has_rows=has_rows, recent_rows=tuple(n for (n,) in recent))
-    if not columns:  # what a dropped table had read is to be read again
-        return state
-    if bookkeeping_exists(connection, catalog, "files"):
-        landed = rows(
-            f"SELECT file, size, mtime_ns FROM {catalog}.pyops.files"
-            " WHERE source = ? AND table_name = ?",
-            *who,
-        )
-        state = replace(state, files={name: (size, mtime) for name, size, mtime in landed})
-    if marks:
-        cursor, bound, candidate, waiting = marks[0]
-        mark = Watermark(bound, candidate, frozenset(waiting))
-        state = replace(state, cursor=cursor, watermark=mark)
-    return state
-
-
-def bookkeeping_exists(
-    connection: duckdb.DuckDBPyConnection, catalog: str | None = None, table: str = "runs"
-) -> bool:
-    """Whether pyops has made a table of its own in an open warehouse."""
-    statement = (
-        "SELECT 1 FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'pyops'"
-        " AND table_name = ?"
-    )
-    name = (catalog or catalog_of(connection)).strip('"')
-    return connection.execute(statement, [name, table]).fetchone() is not None
-
-
-def catalog_of(connection: duckdb.DuckDBPyConnection) -> str:
-    """The quoted name of the database a connection was opened on."""
-    row = connection.execute("SELECT current_database()").fetchone()
-    return identifier(str(row[0]) if row else "")
-
-
-def _open(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
-    if not read_only:
-        _make(path)
-    return duckdb.connect(str(path), read_only=read_only)
+        new = self._mirror.with_name(self._mirror.name + ".new")
+        try:
+            with explained(self._mirror):
+                new.parent.mkdir(parents=True, exist_ok=True)
+                connection.execute(
+                    "COPY (FROM warehouse.pyops.dead_letters ORDER BY letter_id)"
+                    f" TO {literal(str(new))} (FORMAT json)"
+                )
+                new.replace(self._mirror)
+        except PyopsError as error:
+            _log.warning("the dead letters' mirror was not written: %s", error)
 
 
 def _make(path: Path) -> None:
@@ -384,12 +269,3 @@ def _make(path: Path) -> None:
                 new.unlink(missing_ok=True)
     finally:
         os.close(folder)
-
-
-def _attempt(path: Path, action: Callable[[], Any]) -> Any:
-    try:
-        return action()
-    except duckdb.IOException as error:
-        if (locked := of_lock(str(error), path)) is None:
-            raise
-        raise locked from None

@@ -1,41 +1,92 @@
-"""The history of runs: every run becomes a row, whatever became of it and of its process."""
+"""One lifecycle of a run: whatever becomes of it and of its process, it becomes a row.
 
-from collections.abc import Iterator, Sequence
+A run that commits is recorded by its commit. Any other is recorded here, and left beside the
+staging files while the warehouse is not to be had. One that was killed leaves its staging file; the
+next command records both kinds.
+"""
+
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import duckdb
-
-from pyops.errors import PyopsError
+from pyops.errors import GateError, PyopsError
 from pyops.records import GateResult, Run, ended
 from pyops.staging.file import Stage, discard, sweep
-from pyops.warehouse.duckdb import BOOKKEEPING, Warehouse, catalog_of
-
-_MEMORY = "SET memory_limit = '300MB'"  # what needs more of it spills
-_HASTE = 0.5  # seconds: a run that failed has waited for the warehouse already, or is being stopped
+from pyops.warehouse.protocol import Commit, Warehouse
 
 
-class History:
-    """Where runs are recorded.
+@dataclass
+class Recording:
+    """A run on its way: what is known of it so far, to be recorded however it ends."""
 
-    A run that was published is recorded by its publication. One that failed is recorded here, and
-    left beside the staging files while the warehouse is not to be had. One that was killed leaves
-    its staging file; the next command records both kinds.
+    warehouse: Warehouse
+    run: Run
+    gates: tuple[GateResult, ...] = ()
+    is_recorded: bool = False
 
-    Args:
-        warehouse: Holds the table ``pyops.runs``.
-        staging: The folder of the staging files.
-    """
+    def note(self, **figures: Any) -> None:
+        """Notes figures of the run."""
+        self.run = replace(self.run, **figures)
 
-    def __init__(self, warehouse: Warehouse, staging: Path) -> None:
-        self.staging = staging
-        self._warehouse = warehouse
+    def end(self, status: str) -> Run:
+        """Ends a run that has nothing to commit."""
+        self.run = ended(self.run, status, None)
+        return self.run
 
-    def record(self, *runs: Run, results: Sequence[GateResult] = ()) -> None:
-        """Adds runs that were not published, and what the gates said of the only one of them."""
+    def commit(self, stage: Stage | None, commit: Commit) -> Run:
+        """Commits with this run, which is recorded by that."""
+        done = self.warehouse.commit(stage, replace(commit, run=self.run, gates=self.gates))
+        assert done is not None
+        self.run, self.is_recorded = done, True
+        return done
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Records runs in a warehouse; ``staging`` is the folder of the staging files."""
+
+    warehouse: Warehouse
+    staging: Path
+    is_dry: bool = False  # records nothing
+
+    @contextmanager
+    def recording(self, run: Run) -> Iterator[Recording]:
+        """The lifecycle of a run; what is raised inside is recorded and goes on to the caller."""
+        recording = Recording(self.warehouse, run, is_recorded=self.is_dry)
         try:
-            self._warehouse.record(runs, results, lock_timeout=_HASTE)
+            yield recording
+            if not recording.is_recorded and recording.run.status == "running":
+                recording.end("succeeded")
+        except KeyboardInterrupt:
+            self._fail(recording, "cancelled", "it was stopped before it ended")
+            if not self.is_dry:  # until here the file has told of the run
+                path = self.staging / f"{run.run_id}.duckdb"
+                discard(self.staging, [path] if path.exists() else [])
+            raise
+        except GateError as error:
+            recording.gates = error.results
+            self._fail(recording, "rejected", str(error))
+            raise
+        except PyopsError as error:
+            self._fail(recording, "failed", str(error))
+            raise
+        except BaseException as error:
+            self._fail(recording, "failed", type(error).__name__)
+            raise
+        if not recording.is_recorded:
+            self.record(recording.run, gates=recording.gates)
+
+    def _fail(self, recording: Recording, status: str, error: str) -> None:
+        recording.run = ended(recording.run, status, error)
+        if not recording.is_recorded:
+            self.record(recording.run, gates=recording.gates)
+
+    def record(self, *runs: Run, gates: tuple[GateResult, ...] = ()) -> None:
+        """Adds runs that committed nothing; as notes, where the warehouse cannot be written."""
+        try:
+            self.warehouse.record(runs, gates, in_haste=True)
         except PyopsError:
             # On a full disk there may be no room for a note: the failure itself is told anyway.
             with suppress(OSError):
@@ -43,41 +94,6 @@ class History:
                 for run in runs:
                     note = self.staging / f"{run.run_id}.json"
                     note.write_text(run.to_json(), "utf-8")
-
-    def cancelled(self, run: Run) -> None:
-        """Records a run that a signal has stopped, and then deletes its staging file."""
-        self.record(ended(run, "cancelled", "it was stopped before it ended"))
-        path = self.staging / f"{run.run_id}.duckdb"
-        if path.exists():
-            discard(self.staging, [path])
-
-    @contextmanager
-    def looking(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
-        """The warehouse, read-only, and the quoted name of its catalog."""
-        with self._warehouse.opened(read_only=True) as connection:
-            connection.execute(_MEMORY)
-            yield connection, catalog_of(connection)
-
-    @contextmanager
-    def changing(self, run: Run) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
-        """The warehouse inside one transaction, which is committed at the end.
-
-        A staging file tells of the run meanwhile, and holds what does not fit in memory.
-        """
-        with Stage.create(self.staging, run) as stage, self._warehouse.attached(stage.connection):
-            connection = stage.connection
-            connection.execute(_MEMORY)
-            connection.execute(BOOKKEEPING.format(catalog="warehouse"))
-            connection.execute("BEGIN")
-            try:
-                yield connection, "warehouse"
-                connection.execute("COMMIT")
-            except BaseException:
-                with suppress(duckdb.Error):  # a commit that failed has ended the transaction
-                    connection.execute("ROLLBACK")
-                raise
-            connection.execute("CHECKPOINT warehouse")
-            self._warehouse.mirror_letters(connection, "warehouse")
 
     def settle(self) -> None:
         """Records what earlier processes could not, and deletes what they left.
@@ -89,7 +105,7 @@ class History:
         notes = sorted(self.staging.glob("*.json"))
         killed = [_killed(path, run) for path, run in dead]
         noted = [run for run in map(_noted, notes) if run is not None]
-        self._warehouse.record([*killed, *noted])
+        self.warehouse.record([*killed, *noted])
         discard(self.staging, [path for path, _ in dead])
         for path in notes:
             path.unlink(missing_ok=True)

@@ -1,12 +1,12 @@
 """What a change of the source's columns means for a table that is already there. Pure functions."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pyops.errors import SchemaChangeError
-from pyops.sql import identifier
+from pyops.records import TableId
 
 _INTEGERS = {"SMALLINT": 5, "INTEGER": 10, "BIGINT": 19}
 
@@ -15,19 +15,15 @@ _INTEGERS = {"SMALLINT": 5, "INTEGER": 10, "BIGINT": 19}
 class SchemaChange:
     """One difference between source and target.
 
-    Attributes:
-        kind: ``added`` and ``dropped`` are seen from the source.
-        column: The column's name.
-        old: Its type in the target; empty for an added one.
-        new: Its type at the source; empty for a dropped one.
-        alter: What ALTER TABLE must be told; empty where the target can stay as it is.
+    ``added`` and ``dropped`` are seen from the source; ``old`` and ``new`` are the types there were
+    and are. ``becomes`` is the type the target's column gets, empty where it stays as it is.
     """
 
     kind: Literal["added", "dropped", "type_changed", "recreated"]
     column: str
     old: str = ""
     new: str = ""
-    alter: str = ""
+    becomes: str = ""
 
     def __str__(self) -> str:
         match self.kind:
@@ -36,7 +32,7 @@ class SchemaChange:
             case "dropped":
                 return f"column {self.column} was dropped"
             case "recreated":
-                return "the table was dropped and made again"
+                return "the table was dropped and created again"
         return f"column {self.column} changed from {self.old} to {self.new}"
 
 
@@ -47,24 +43,17 @@ def compare(
     keep: bool,
     otherwise: str | None = None,
 ) -> list[SchemaChange]:
-    """Lists what differs, column by column; names are compared as DuckDB does, without case.
+    """Lists what differs, column by column, given types by name; case does not tell names apart.
 
-    Args:
-        target: Type by column name, as the warehouse has it.
-        source: The same, as it is about to be landed.
-        keep: Whether the target's rows stay, so that a changed type must hold them too.
-        otherwise: The type to take where no other holds both; None to raise.
-
-    Raises:
-        SchemaChangeError: ``keep``, and a changed type cannot hold both old and new values.
+    ``keep`` says that the target's rows stay, so that a changed type must hold them too; where no
+    type holds both it is ``otherwise``, or a SchemaChangeError.
     """
     there = {name.lower(): (name, type_) for name, type_ in target.items()}
     here = {name.lower() for name in source}
     changes = []
     for name, new in source.items():
         if name.lower() not in there:
-            alter = f"ADD COLUMN {identifier(name)} {new}"
-            changes.append(SchemaChange("added", name, new=new, alter=alter))
+            changes.append(SchemaChange("added", name, new=new, becomes=new))
             continue
         column, old = there[name.lower()]
         if old == new:
@@ -75,15 +64,26 @@ def compare(
                 f"column {name} changed from {old} to {new}, and {old} cannot become that in place",
                 hint="run it with --full-refresh: the table is read whole and swapped",
             )
-        alter = f"ALTER COLUMN {identifier(column)} TYPE {wide}" if wide != old else ""
         if wide != old or not keep:
-            changes.append(SchemaChange("type_changed", column, old=old, new=new, alter=alter))
+            becomes = wide if wide and wide != old else ""
+            changes.append(SchemaChange("type_changed", column, old, new, becomes))
     changes += [
         SchemaChange("dropped", name, old=old)
         for name, old in target.items()
         if name.lower() not in here
     ]
     return changes
+
+
+def refuse(table: TableId, changes: Sequence[SchemaChange], *, hint: str) -> None:
+    """Raises the SchemaChangeError of a table whose columns may not change, if they have."""
+    if changes:
+        raise SchemaChangeError(
+            f"{table}: the source's columns have changed: {'; '.join(map(str, changes))}", hint=hint
+        )
+
+
+BATCH_HINT = "nothing was landed; use --full-refresh, or set on_schema_change: evolve"
 
 
 def common_type(old: str, new: str) -> str | None:
@@ -104,7 +104,7 @@ def common_type(old: str, new: str) -> str | None:
 
 
 def _digits(type_: str) -> tuple[int, int] | None:
-    """How many digits a number has before and behind the point."""
+    """How many digits a number has before and after the point."""
     if type_ in _INTEGERS:
         return _INTEGERS[type_], 0
     match = re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", type_)

@@ -5,10 +5,13 @@ load, adds nothing.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from pyops.records import CHANGE_COLUMNS, TableId
 from pyops.sql import columns as listed
 from pyops.sql import identifier
-from pyops.warehouse.schema import common_type
+from pyops.warehouse.protocol import Attached
+from pyops.warehouse.schema import common_type, compare
 
 _COMPARED = ("_op", "_xid", "_committed_at", "_unchanged")
 
@@ -70,3 +73,71 @@ def new_rows(rows: str, columns: Mapping[str, str], log: Mapping[str, str], old:
             PARTITION BY _lsn, _is_ordered, _op = 'r' ORDER BY {arrival}) END AS _seq
     FROM ordered JOIN taken USING (_lsn)
     """
+
+
+@dataclass
+class Numbering:
+    """Finds the new events of a load, one version of their table after the other.
+
+    What a version adds counts as the log's for the next one. ``repeated`` counts the events that
+    were there before.
+    """
+
+    at: Attached
+    table: TableId
+    repeated: int = 0
+    _staged: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
+
+    def new_rows(self, rows: str, columns: Mapping[str, str]) -> str:
+        """The SELECT of those of ``rows`` that are new, with ``_seq``.
+
+        What was folded is not there to compare with: nothing from before it is taken again.
+        """
+        log = self.at.columns(self.table.target)
+        connection = self.at.connection
+        [(count, first, last)] = connection.execute(
+            f"SELECT count(*), min(_lsn), max(_lsn) FROM ({rows})"
+        ).fetchall()
+        rows = f"SELECT * FROM ({rows}) WHERE _lsn > {self.at.compacted_lsn(self.table)}"
+        if not count or (log and "_lsn" not in log):  # what is not a log is refused later
+            return rows
+        own = {*CHANGE_COLUMNS, "_load_id", "_loaded_at"}
+        sources = [(name, types) for name, types in self._staged]
+        if log:
+            types = {name: type_ for name, type_ in log.items() if name not in own}
+            sources.insert(0, (self.at.name(self.table.target), types))
+        known: dict[str, str] = {}
+        for _, types in sources:
+            known = _evolved(known, types)
+        same_place = f"_lsn BETWEEN {first} AND {last} AND _lsn IN (SELECT _lsn FROM ({rows}))"
+        old = " UNION ALL BY NAME ".join(
+            f"SELECT {', '.join(_cast(known, types))} FROM {name} WHERE {same_place}"
+            for name, types in sources
+        )
+        if not sources:
+            known, old = dict(columns), f"SELECT *, NULL::BIGINT AS _seq FROM ({rows}) LIMIT 0"
+        staged = f"temp.new_{len(self._staged)}"
+        connection.execute(f"CREATE TEMP TABLE {staged} AS {new_rows(rows, columns, known, old)}")
+        self._staged.append((staged, columns))
+        [(fresh,)] = connection.execute(f"SELECT count(*) FROM {staged}").fetchall()
+        self.repeated += count - fresh
+        return f"FROM {staged}"
+
+
+def _evolved(there: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """The columns of a log after rows of other columns."""
+    found = dict(there)
+    for change in compare(there, more, keep=True, otherwise="VARCHAR"):
+        if change.becomes:
+            found[change.column] = change.becomes
+    return found
+
+
+def _cast(known: Mapping[str, str], types: Mapping[str, str]) -> list[str]:
+    """The columns of one source of old events, in the log's types."""
+    here = {name.lower() for name in types}
+    own = [
+        f"{identifier(name) if name.lower() in here else 'NULL'}::{type_} AS {identifier(name)}"
+        for name, type_ in known.items()
+    ]
+    return [*CHANGE_COLUMNS, *own]

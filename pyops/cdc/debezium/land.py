@@ -1,34 +1,20 @@
-"""Debezium's change events, from files into the logs that ``pyops cdc`` fills.
-
-A file is read once, and whole again if it has grown or changed; an event that is in the log
-already adds nothing, whatever file or run it comes in.
-"""
+"""Debezium's change events, from files into staging."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyops.cdc.changelog import Part, append
-from pyops.cdc.debezium.envelope import (
-    COUNTED,
-    META,
-    fields_of,
-    lacking,
-    parsed,
-    without_unavailable,
-)
-from pyops.commands.extract import Listener
-from pyops.config.model import CHANGE_COLUMNS
-from pyops.config.project import Project, Table
-from pyops.errors import DataError, PyopsError
-from pyops.interrupt import interruptible
-from pyops.records import Run, ended
-from pyops.sources.files import find as files
+from pyops.cdc.changelog import log_write
+from pyops.cdc.debezium.dedupe import Numbering
+from pyops.cdc.debezium.envelope import META, fields_of, lacking, parsed, without_unavailable
+from pyops.config.project import Table
+from pyops.records import CHANGE_COLUMNS
 from pyops.sources.files import json_faults
+from pyops.sources.files.arrive import REFUSED, reading, refuse
 from pyops.sources.files.find import File
 from pyops.sources.files.json import (
     NOT_BLANK,
@@ -36,119 +22,27 @@ from pyops.sources.files.json import (
     Rows,
     add_columns,
     free_mark,
-    room,
 )
 from pyops.sources.files.lines import Chunk, Refused, chunks, without
 from pyops.sql import identifier
 from pyops.staging import casts
+from pyops.staging.columns import DEAD_LETTER, ColumnMapping
 from pyops.staging.connect_types import ConnectType, mapping_of, mapping_of_configured
-from pyops.staging.file import DEAD_LETTER, Stage
-from pyops.staging.postgres_types import ColumnMapping, hashed
-from pyops.warehouse.duckdb import TableState, Warehouse, store_files
-from pyops.warehouse.recording import History
+from pyops.staging.file import Stage
+from pyops.staging.memory import room
+from pyops.staging.postgres_types import hashed
+from pyops.warehouse.protocol import Attached, ByFiles, Write
 
 _INNER = {**META, "_version": "INTEGER", "_unavailable": "BOOLEAN"}
 _TAKEN = (*PLACE, *CHANGE_COLUMNS, *_INNER)
 
 
-def land(
-    project: Project, table: Table, warehouse: Warehouse, history: History, listener: Listener
-) -> tuple[Run | None, PyopsError | None]:
-    """Lands the events of a table's new and changed files.
-
-    Args:
-        project: The project.
-        table: The table.
-        warehouse: Where to.
-        history: Where a run that fails is recorded.
-        listener: Told of progress.
-
-    Returns:
-        The run, None if there is no such file; and why it failed, if it did.
-    """
-    job = _Job(project, table, warehouse, history, listener)
-    try:
-        done = job.run()
-    except PyopsError as error:
-        run = ended(job.current, "failed", str(error))
-        history.record(run)
-        listener.finished(table, run, error)
-        return run, error
-    except KeyboardInterrupt:
-        history.cancelled(job.current)
-        raise
-    except BaseException as error:
-        history.record(ended(job.current, "failed", type(error).__name__))
-        raise
-    if done is not None:
-        listener.finished(table, done, None)
-    return done, None
-
-
 @dataclass
-class _Job:
-    project: Project
-    table: Table
-    warehouse: Warehouse
-    history: History
-    listener: Listener
-
-    def __post_init__(self) -> None:
-        self.current = Run.begun(self.table.source, self.table.name, "cdc", "append")
-
-    def run(self) -> Run | None:
-        state = self.warehouse.states([self.table])[self.table]
-        found = self._new_files(state)
-        if not found:
-            return None
-        salt = self.project.config.sources[self.table.source].mask_salt
-        with Stage.create(self.history.staging, self.current) as stage:
-            events = _Events(stage, self.table, salt, state.columns)
-            interruptible(lambda: events.read(found), cancel=stage.connection.interrupt)
-            run = self.current = replace(
-                self.current,
-                rows_read=events.lines,
-                bytes_read=sum(file.size for file in found),
-            )
-            signatures = [(file.name, file.size, file.mtime_ns) for file in found]
-            parts = events.parts([file.name for file in found])
-            done = append(
-                self.warehouse,
-                stage,
-                parts,
-                position=lambda connection, load_id: store_files(
-                    connection, "warehouse", self.table, signatures, load_id
-                ),
-                run=run,
-            )
-        left = {kind: events.kinds[kind] for kind in COUNTED if events.kinds[kind]}
-        if left:
-            counts = ", ".join(f"{kind} ({count:,})" for kind, count in left.items())
-            self.listener.note(f"{self.table}: nothing to land in {counts}")
-        return done
-
-    def _new_files(self, state: TableState) -> list[File]:
-        try:
-            found = files.find(self.project.directory, self.table.debezium)
-        except DataError:
-            if state.files:  # they were landed, and may go
-                return []
-            raise
-        known = state.files
-        return [file for file in found if known.get(file.name) != (file.size, file.mtime_ns)]
-
-
-@dataclass
-class _Events:
+class StagedEvents:
     """Events on their way into a staging file.
 
-    Attributes:
-        stage: The staging file.
-        table: The table they are of.
-        salt: What masked values are hashed with.
-        log: The type of each column of the log, if there is one.
-        lines: How many lines were read, blank ones left out.
-        kinds: How many of them were of which kind.
+    ``log`` has the type of each column of the log, if there is one; ``lines`` counts the lines read,
+    ``kinds`` how many of them were of which kind.
     """
 
     stage: Stage
@@ -157,6 +51,7 @@ class _Events:
     log: Mapping[str, str]
     lines: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
+    repeated: int = 0
     # The columns of rows with the same schema; the first are those of rows without one.
     _versions: list[dict[str, ConnectType | None]] = field(default_factory=lambda: [{}])
     _numbers: dict[str | None, int] = field(default_factory=dict)
@@ -166,7 +61,7 @@ class _Events:
         columns = ", ".join(f"{name} {type_}" for name, type_ in _INNER.items())
         columns = columns.replace("VARCHAR[]", "VARCHAR[] DEFAULT []")
         connection.execute(f"CREATE TABLE arrived (_file VARCHAR, _line BIGINT, {columns})")
-        connection.execute(files.REFUSED)
+        connection.execute(REFUSED)
         self.rows = Rows(connection, taken=_TAKEN, value=self._value)
 
     def _value(self, name: str, text: str) -> str | None:
@@ -185,7 +80,7 @@ class _Events:
             TransientError: It was changed meanwhile.
         """
         for file in found:
-            with files.reading(file, self.stage.scratch) as path:
+            with reading(file, self.stage.scratch) as path:
                 for chunk in chunks(path, file.name, quoted=False):
                     self._land(chunk, file)
 
@@ -227,7 +122,7 @@ class _Events:
         for schema in pc.unique(rows["schema"]).to_pylist():
             is_its = pc.equal(rows["schema"], schema) if schema else pc.is_null(rows["schema"])
             refused += self._add(rows.filter(is_its), schema, file, mark)
-        files.refuse(connection, file, refused, config)
+        refuse(connection, file, refused, hides=bool(config.mask or config.exclude or config.columns))
 
     @contextmanager
     def _registered(self, table: pa.Table) -> Iterator[None]:
@@ -266,8 +161,8 @@ class _Events:
             self._numbers[schema] = self._versions.index(fields) if fields else 0
         return self._numbers[schema]
 
-    def parts(self, names: Sequence[str]) -> list[Part]:
-        """What was staged of these files, a part for each version, and one for the refused."""
+    def writes(self, at: Attached, names: Sequence[str]) -> list[Write]:
+        """What was staged of these files: one write for the refused, one for each version."""
         connection = self.stage.connection
         self.stage.make_room(len(self.rows.columns))
         self._take_out_unavailable()
@@ -275,7 +170,15 @@ class _Events:
             "SELECT NULL AS key, NULL AS column_name, NULL AS value, reason, payload,"
             " _file AS file, _line AS line FROM refused"
         )
-        parts = [Part(self.table, {}, "SELECT 1 WHERE false", refused, reread=tuple(names))]
+        writes = [
+            log_write(
+                *(self.table, {}, "SELECT 1 WHERE false"),
+                dead_letters=refused,
+                log="events",
+                supersedes=ByFiles(tuple(names)),
+            )
+        ]
+        numbering = Numbering(at, self.table)
         for number, version in enumerate(self._versions):
             if not connection.execute(
                 f"SELECT 1 FROM arrived WHERE _version = {number} LIMIT 1"
@@ -291,17 +194,20 @@ class _Events:
                 key=self.table.config.primary_key,
                 where=f"_version = {number}",
             )
-            parts.append(
-                Part(
-                    self.table,
-                    {name: item.warehouse for name, item in mappings.items()},
-                    f"SELECT * EXCLUDE (_fault), 1::INTEGER AS _generation FROM {staged}"
-                    " WHERE _fault IS NULL",
-                    f"SELECT {DEAD_LETTER} FROM {staged} WHERE _fault IS NOT NULL",
-                    unnumbered=True,
+            columns = {name: item.warehouse for name, item in mappings.items()}
+            rows = (
+                f"SELECT * EXCLUDE (_fault), 1::INTEGER AS _generation FROM {staged}"
+                " WHERE _fault IS NULL"
+            )
+            writes.append(
+                log_write(
+                    *(self.table, columns, numbering.new_rows(rows, columns)),
+                    dead_letters=f"SELECT {DEAD_LETTER} FROM {staged} WHERE _fault IS NOT NULL",
+                    log="events",
                 )
             )
-        return parts
+        self.repeated = numbering.repeated
+        return writes
 
     def _take_out_unavailable(self) -> None:
         masked = self.table.config.mask

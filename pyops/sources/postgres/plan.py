@@ -1,21 +1,30 @@
-"""What an extraction will ask of the source and do to the target. Pure functions."""
+"""What an extraction asks of PostgreSQL and does to the target. Pure functions."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from pyops.config.days import Days
-from pyops.config.model import CHANGE_COLUMNS, RESERVED_COLUMNS, Write
 from pyops.config.project import Table
 from pyops.errors import OperationError, UsageError
-from pyops.records import Watermark
-from pyops.sources.postgres.session import Column, Relation
+from pyops.records import CHANGE_COLUMNS, RESERVED_COLUMNS, Watermark
+from pyops.sources.postgres.catalog import Column, TableShape
+from pyops.sources.protocol import Plan, Request
 from pyops.sql import identifier
-from pyops.staging.postgres_types import ColumnMapping, as_text, mapping_of, masked
-from pyops.warehouse.duckdb import TableState
-from pyops.warehouse.publication import Load, refuse_changes
-from pyops.warehouse.schema import compare
+from pyops.staging.columns import ColumnMapping
+from pyops.staging.postgres_types import as_text, mapping_of, masked
+from pyops.warehouse.protocol import (
+    ByDays,
+    ByKey,
+    Append,
+    Commit,
+    Scope,
+    TableState,
+    WatermarkChange,
+    Whole,
+    Write,
+)
+from pyops.warehouse.schema import BATCH_HINT, compare, refuse
+from pyops.words import did_you_mean
 
 DEFAULT_LOOKBACK = timedelta(minutes=5)
 
@@ -29,12 +38,8 @@ _CURSORS = _TIMES | _INTEGERS | _TEXTS | {"date", "numeric"}
 class Cursor:
     """The SQL of a watermark's column.
 
-    Attributes:
-        column: Its name.
-        value: The expression that is compared.
-        bound: Casts a bound's text to the column's type; has one ``{}`` for the expression.
-        lookback: What is subtracted from the lower bound, as text; empty for nothing.
-        clock: What a cursor must not be beyond to become the watermark; empty for anything.
+    ``value`` is what is compared, ``bound`` casts a bound's text to its type (``{}`` stands for the
+    text), ``clock`` is the condition for values that may become the watermark.
     """
 
     column: str
@@ -58,46 +63,52 @@ class Cursor:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PostgresPlan(Plan):
     """One table's extraction.
 
-    Attributes:
-        table: The table.
-        relation: What it is at the source.
-        mappings: How each column is landed, in order.
-        write: The write pattern of this run.
-        cursor: The watermark's column, if this run reads and moves a watermark.
-        days: The days this run replaces or merges.
-        full_refresh: Whether everything is read and swapped, whatever was read before.
-        stored: The watermark that is read from.
-        last_load: The target's last load when this was planned.
-        settings: What the query's ``current_setting('pyops...')`` are to be bound to.
+    ``settings`` are what the query's ``current_setting('pyops...')`` are bound to; ``mark`` is the
+    watermark after the run, ``stored`` the one before.
     """
 
-    table: Table
-    relation: Relation
-    mappings: Mapping[str, ColumnMapping]
-    write: Write
+    shape: TableShape | None = None
+    mappings: Mapping[str, ColumnMapping] = field(default_factory=dict)
+    request: Request = field(default_factory=Request)
     cursor: Cursor | None = None
-    days: Days | None = None
-    full_refresh: bool = False
     stored: Watermark = field(default_factory=Watermark)
+    mark: Watermark | None = None
     last_load: int = 0
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def lands_below_bound(self) -> bool:
-        """Whether only rows that no later run can read again are landed."""
-        return self.table.postgres.write_pattern == "append"
+        """Whether only rows are landed that no later run can read again."""
+        return self.table.config.write_pattern == "append"
 
-    def query(self, mark: Watermark | None) -> str:
-        """The statement that reads the rows, given the watermark after the run."""
+    @property
+    def source_name(self) -> str:
+        """The quoted name at the source."""
+        assert self.shape is not None
+        return self.shape.qualified
+
+    def marked(self, mark: Watermark | None) -> "PostgresPlan":
+        """The plan with its query, given the watermark after the run."""
+        upper = (mark and mark.bound) or ""
+        return replace(
+            self,
+            mark=mark,
+            asks=self._query(mark),
+            lower_bound=self.stored.bound if self.cursor else None,
+            upper_bound=upper or None,
+            settings={**self.settings, "upper": upper},
+        )
+
+    def _query(self, mark: Watermark | None) -> str:
         selected = ", ".join(
             f"{item.select} AS {identifier(name)}" for name, item in self.mappings.items()
         )
-        statement = f"SELECT {selected} FROM {self.relation.qualified}"
+        statement = f"SELECT {selected} FROM {self.source_name}"
         conditions = []
-        if self.days is not None:
+        if self.request.days is not None:
             column = identifier(_days_column(self.table))
             conditions += [
                 f"{column} >= current_setting('pyops.first')::date",
@@ -122,7 +133,7 @@ class Plan:
             reached = cursor.bound.format("current_setting('pyops.lower')")
             conditions.append(f"{cursor.value} >= {reached}")
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        return f"SELECT {as_text(f'max({cursor.value})')} FROM {self.relation.qualified}{where}"
+        return f"SELECT {as_text(f'max({cursor.value})')} FROM {self.source_name}{where}"
 
     @property
     def null_cursors(self) -> str:
@@ -132,47 +143,44 @@ class Plan:
         if self.cursor is None or policy == "include":
             return ""
         column = identifier(self.cursor.column)
-        return f"SELECT count(*) FROM {self.relation.qualified} WHERE {column} IS NULL"
+        return f"SELECT count(*) FROM {self.source_name} WHERE {column} IS NULL"
 
-    def load(self, mark: Watermark | None) -> Load:
-        """What is to be published, given the watermark after the run."""
-        config = self.table.postgres
-        by_key = config.replaces_by_key
-        range_ = None
-        if self.days is not None and not by_key:
-            range_ = (_days_column(self.table), str(self.days.first), str(self.days.end))
-        return Load(
+    def commit(self) -> Commit:
+        """What is to be published of the staged rows."""
+        config = self.table.config
+        watermark = None
+        if self.cursor is not None and self.mark is not None:
+            watermark = WatermarkChange(self.cursor.column, self.mark)
+        elif self.write == "swap":
+            watermark = WatermarkChange()
+        scope = self._scope()
+        write = Write(
             self.table,
-            self.write,
+            {name: mapping.warehouse for name, mapping in self.mappings.items()},
+            scope,
             key=config.primary_key,
-            replaces=range_,
-            replaces_all=self.write == "delete_insert" and not by_key and range_ is None,
-            newest_load=None if self.days else self.last_load,
-            watermark=mark,
-            cursor=self.cursor.column if self.cursor else None,
-            resets_watermark=self.write == "swap",
-            accepts_changes=config.on_schema_change == "evolve" or self.full_refresh,
+            supersedes=scope if isinstance(scope, Whole) else ByKey(config.primary_key),
+            may_evolve=config.on_schema_change == "evolve" or self.request.full_refresh,
+            expects_load=None if self.request.days else self.last_load,
+            watermark=watermark,
         )
+        return Commit((write,))
+
+    def _scope(self) -> Scope:
+        config, days = self.table.config, self.request.days
+        if self.write in {"append", "swap"}:
+            return Append() if self.write == "append" else Whole(swap=True)
+        if config.replaces_by_key:
+            return ByKey(config.primary_key, skips_unchanged=self.write == "merge")
+        if days is not None:
+            return ByDays(_days_column(self.table), str(days.first), str(days.end))
+        return Whole(swap=False)
 
 
 def plan(
-    table: Table,
-    relation: Relation,
-    state: TableState,
-    *,
-    salt: str = "",
-    days: Days | None = None,
-    full_refresh: bool = False,
-) -> Plan:
-    """Plans the extraction of a table.
-
-    Args:
-        table: The table as it is configured.
-        relation: The table as the source's catalog has it.
-        state: What the warehouse knows of it.
-        salt: What masked values are hashed with.
-        days: Land these days only.
-        full_refresh: Read it whole and swap it, whatever was read before.
+    table: Table, shape: TableShape, state: TableState, request: Request, *, salt: str = ""
+) -> PostgresPlan:
+    """Plans the extraction of a table; its query follows once the watermark is known.
 
     Raises:
         UsageError: The configuration asks for what the source's types cannot give.
@@ -180,35 +188,34 @@ def plan(
         SchemaChangeError: The source's columns have changed and the table's policy is ``fail``.
     """
     config = table.postgres
-    mappings = table_mappings(table, relation)
+    mappings = table_mappings(table, shape)
     columns = {name: item.warehouse for name, item in mappings.items()}
-    if state.columns and config.on_schema_change == "fail" and not full_refresh:
-        refuse_changes(table, compare(state.columns, columns, keep=False))
-    write: Write = "swap" if full_refresh else config.write_pattern
+    if state.columns and config.on_schema_change == "fail" and not request.full_refresh:
+        refuse(table, compare(state.columns, columns, keep=False), hint=BATCH_HINT)
     settings = {"mask_salt": salt} if config.mask else {}
-    planned = Plan(
+    planned = PostgresPlan(
         table,
-        relation,
-        mappings,
-        write,
-        days=days,
-        full_refresh=full_refresh,
+        "swap" if request.full_refresh else config.write_pattern,
+        estimated_rows=shape.estimated_rows,
+        shape=shape,
+        mappings=mappings,
+        request=request,
         last_load=state.last_load,
         settings=settings,
     )
-    if days is not None:
-        _check_days(table, relation, full_refresh=full_refresh)
+    if (days := request.days) is not None:
+        _check_days(table, shape, full_refresh=request.full_refresh)
         return replace(
             planned, settings=settings | {"first": str(days.first), "end": str(days.end)}
         )
     if config.mode != "incremental":
         return planned
-    if not full_refresh:
+    if not request.full_refresh:
         _check_watermark(table, state)
-    column = relation.column(config.cursor or "")
+    column = shape.column(config.cursor or "")
     assert column is not None
     cursor = _cursor(table, column)
-    stored = Watermark() if full_refresh else state.watermark
+    stored = Watermark() if request.full_refresh else state.watermark
     settings |= {"lower": stored.bound} if stored.bound is not None else {}
     settings |= {"lookback": cursor.lookback} if cursor.lookback else {}
     return replace(planned, cursor=cursor, stored=stored, settings=settings)
@@ -222,7 +229,7 @@ def _check_watermark(table: Table, state: TableState) -> None:
             f" {config.cursor}",
             hint="run it once with --full-refresh",
         )
-    if config.write_pattern == "append" and state.has_rows and state.cursor is None:
+    if config.write_pattern == "append" and state.rows and state.cursor is None:
         raise UsageError(
             f"{table}: {'.'.join(table.target)} has rows that no watermark accounts for, and"
             " append would add them again",
@@ -230,25 +237,24 @@ def _check_watermark(table: Table, state: TableState) -> None:
         )
 
 
-def table_mappings(table: Table, relation: Relation) -> dict[str, ColumnMapping]:
+def table_mappings(table: Table, shape: TableShape) -> dict[str, ColumnMapping]:
     """Says how each column of a table is landed, in order.
 
     Raises:
         OperationError: A column is not there, or has a name that cannot be landed.
     """
     config = table.postgres
-    there = [column.name for column in relation.columns]
+    there = [column.name for column in shape.columns]
     named = [*config.columns, *config.exclude, *config.mask, *config.primary_key]
     for name in [*named, config.cursor, config.partition_by]:
         if name and name not in there:
-            close = difflib.get_close_matches(name, there, n=1)
             raise OperationError(
                 f"{table}: there is no column {name} at the source",
-                hint=f"did you mean {close[0]}?" if close else f"it has: {', '.join(there)}",
+                hint=did_you_mean(name, there) or f"it has: {', '.join(there)}",
             )
     wanted = [
         column
-        for column in relation.columns
+        for column in shape.columns
         if column.name not in config.exclude and column.name in (config.columns or there)
     ]
     if not wanted:
@@ -321,9 +327,9 @@ def _days_column(table: Table) -> str:
     return table.postgres.partition_by or table.postgres.cursor or ""
 
 
-def _check_days(table: Table, relation: Relation, *, full_refresh: bool) -> None:
+def _check_days(table: Table, shape: TableShape, *, full_refresh: bool) -> None:
     config = table.postgres
-    column = relation.column(_days_column(table))
+    column = shape.column(_days_column(table))
     if full_refresh:
         raise UsageError("--full-refresh and a range of days exclude each other")
     if config.mode == "full":

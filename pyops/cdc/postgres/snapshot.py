@@ -1,0 +1,110 @@
+"""The copy of a table in a snapshot, which its changes are followed from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from pyops.cdc.changelog import log_write
+from pyops.cdc.postgres.pgoutput import lsn_text
+from pyops.cdc.postgres.publication import Facts, Member
+from pyops.config.project import Table
+from pyops.records import Captured
+from pyops.sources.postgres.catalog import describe
+from pyops.sources.postgres.plan import table_mappings
+from pyops.sources.postgres.session import Session
+from pyops.sql import identifier
+from pyops.staging.file import Stage
+from pyops.warehouse.protocol import Attached, Whole, Write
+from pyops.warehouse.recording import Recording
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One table to copy: what the catalog says of it, and what is to be known of it afterwards.
+
+    ``copied_at`` is when the snapshot was taken, naive UTC; ``is_recreated`` says that the table
+    was dropped and created again since it was captured.
+    """
+
+    table: Table
+    facts: Facts
+    member: Member
+    key: tuple[str, ...]
+    captured: Captured
+    copied_at: datetime
+    is_recreated: bool
+
+    def stage(
+        self,
+        session: Session,
+        salt: str,
+        progress: Callable[[Table, int, int], None],
+        stage: Stage,
+        recording: Recording,
+    ) -> Write:
+        """Reads the table in the session's snapshot."""
+        table = self.table
+        shape = describe(session, self.facts.schema, self.facts.name)
+        mappings = {
+            name: item
+            for name, item in table_mappings(table, shape).items()
+            if name in self.member.columns
+        }
+        columns = ", ".join(
+            f"{item.select} AS {identifier(name)}" for name, item in mappings.items()
+        )
+        where = f" WHERE {self.member.filter}" if self.member.filter else ""
+
+        def note(rows: int, size: int) -> None:
+            recording.note(rows_read=rows, bytes_read=size)
+            progress(table, rows, shape.estimated_rows)
+
+        with session.savepoint():
+            if table.config.mask:
+                session.bind(mask_salt=salt)
+            schema, batches = session.read(f"SELECT {columns} FROM {self.facts.qualified}{where}")
+            filled = stage.fill(
+                schema, batches, mappings, key=self.key, cancel=session.cancel, progress=note
+            )
+        recording.note(
+            rows_read=filled.rows_read,
+            bytes_read=filled.bytes_read,
+            upper_bound=lsn_text(self.captured.snapshot_lsn),
+        )
+        with recording.warehouse.attached(stage) as at:
+            rows = self._rows(at)
+        return log_write(
+            table,
+            stage.columns,
+            rows,
+            dead_letters="FROM dead_letters",
+            key=self.key,
+            log="copy",
+            supersedes=Whole(swap=False),
+            may_evolve=True,  # a log that starts over may change
+            is_recreated=self.is_recreated,
+        )
+
+    def _rows(self, at: Attached) -> str:
+        """The SELECT of the rows; where the log has rows, a truncation in front of them."""
+        generation, lsn = self.captured.generation, self.captured.snapshot_lsn
+        meta = (
+            f"{generation}::INTEGER AS _generation, {lsn}::BIGINT AS _lsn,"
+            f" TIMESTAMP '{self.copied_at}' AS _committed_at, []::VARCHAR[] AS _unchanged"
+        )
+        place, truncation = 0, ""
+        log = at.name(self.table.target)
+        if "_lsn" in at.columns(self.table.target) and at.connection.execute(
+            f"SELECT 1 FROM {log} LIMIT 1"
+        ).fetchone():
+            [(place,)] = at.connection.execute(  # after another copy that nothing has followed yet
+                f"SELECT coalesce(max(_seq) + 1, 0) FROM {log}"
+                f" WHERE _generation = {generation} AND _lsn = {lsn}"
+            ).fetchall()
+            truncation = (
+                f"SELECT 't' AS _op, {place}::BIGINT AS _seq, {meta} UNION ALL BY NAME "
+            )
+        return (
+            f"{truncation}SELECT * EXCLUDE (_fault), 'r' AS _op, {meta},"
+            f" row_number() OVER () + {place} AS _seq, NULL::BIGINT AS _xid FROM rows"
+        )

@@ -1,0 +1,214 @@
+"""``pyops cdc``: lands the changes of sources, once or again and again."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import chain
+
+from pyops.commands.invocation import Invocation, open_warehouse
+from pyops.config.project import Project, Table
+from pyops.errors import Outcome, PyopsError, TransientError, UsageError
+from pyops.progress import Listener
+from pyops.records import Run
+from pyops.sources.protocol import ChangeSource, Chunk, open_changes
+from pyops.warehouse.recording import Recording
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Capture(Outcome):
+    """What came of one source.
+
+    Attributes:
+        source: The source.
+        runs: A run for each table that was copied and each chunk of changes that was landed.
+        error: Why it failed, if it did.
+    """
+
+    source: str
+    runs: tuple[Run, ...] = ()
+    error: PyopsError | None = None
+
+
+def capture(
+    project: Project,
+    names: Sequence[str] = (),
+    *,
+    patience: timedelta | None = None,
+    listener: Listener | None = None,
+) -> list[Capture]:
+    """Lands the changes of sources until caught up with where they are now.
+
+    Args:
+        project: The project.
+        names: Sources; every one that has cdc tables if empty.
+        patience: How long to wait for transactions that are open at the source, before a table
+            can be copied.
+        listener: Told of progress.
+
+    Returns:
+        One result for each source, failed ones too.
+
+    Raises:
+        UsageError: A source that is not configured, or has no cdc tables.
+        OperationError: The warehouse cannot be opened.
+    """
+    options = {"patience": patience} if patience is not None else {}
+    sources = captured_sources(project, names)
+    invocation = Invocation(project, listener)
+    invocation.settle()
+    return [land_source(invocation, source, **options) for source in sources]
+
+
+def follow(
+    project: Project,
+    names: Sequence[str] = (),
+    *,
+    interval: timedelta,
+    listener: Listener | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[Capture]:
+    """Lands changes again and again, until interrupted or until a failure that will not pass.
+
+    Sessions and state are kept meanwhile; a failure that may pass opens them again.
+
+    Args:
+        project: The project.
+        names: Sources; every one that has cdc tables if empty.
+        interval: How long to rest between two looks.
+        listener: Told of progress.
+        sleep: Waits for a number of seconds.
+
+    Returns:
+        The results of the look that failed.
+    """
+    sources = captured_sources(project, names)
+    invocation = Invocation(project, listener)
+    invocation.settle()
+    opened: dict[str, ChangeSource] = {}
+    try:
+        while True:
+            done = [_look(invocation, source, opened) for source in sources]
+            errors = [item.error for item in done if item.error]
+            if any(not isinstance(error, TransientError) for error in errors):
+                return done
+            sleep(interval.total_seconds())
+    finally:
+        for changes in opened.values():
+            changes.close()
+
+
+def _look(invocation: Invocation, source: str, opened: dict[str, ChangeSource]) -> Capture:
+    """Lands what a followed source has now; one that failed is closed, to be opened again."""
+    changes = opened.get(source)
+    chunks = changes.changes(idles=True) if changes else None
+    if changes is None or chunks is None:
+        changes = opened[source] = _opened(invocation, source)
+        chunks = chain(_started(invocation, source, changes), changes.changes(idles=True))
+    done = _landed(invocation, source, chunks)
+    if done.error:
+        opened.pop(source).close()
+    return done
+
+
+def land_source(invocation: Invocation, source: str, **options: object) -> Capture:
+    """Lands one source until caught up; ``options`` are those of its kind of source."""
+    with _opened(invocation, source, **options) as changes:
+        chunks = chain(_started(invocation, source, changes), changes.changes())
+        return _landed(invocation, source, chunks)
+
+
+def _opened(invocation: Invocation, source: str, **options: object) -> ChangeSource:
+    progress = invocation.listener.reading
+    return open_changes(invocation.project, source, progress=progress, **options)
+
+
+def _started(invocation: Invocation, source: str, changes: ChangeSource) -> Iterator[Chunk]:
+    """The chunks of a start, given what the warehouse knows."""
+    tables = cdc_tables(invocation.project, source)
+    state = invocation.warehouse.capture_state(source)
+    yield from changes.start(state, invocation.warehouse.states(tables))
+
+
+def _landed(invocation: Invocation, source: str, chunks: Iterator[Chunk]) -> Capture:
+    """Commits chunk after chunk; a failure of one table leaves the others alone."""
+    runs: list[Run] = []
+    first: PyopsError | None = None
+    while True:
+        chunk: Chunk | None = None
+        recording: Recording | None = None
+        try:
+            with invocation.recording(Run.begun(source, None, "cdc", "append")) as recording:
+                chunk = next(chunks, None)
+                _commit(invocation, recording, chunk)
+        except PyopsError as error:
+            assert recording is not None
+            first = first or error
+            runs.append(recording.run)
+            if chunk is None or chunk.table is None:
+                invocation.listener.failed(source, error)
+                return Capture(source, tuple(runs), first)
+            invocation.listener.finished(chunk.table, recording.run, error)
+            continue
+        if chunk is None:
+            return Capture(source, tuple(runs), first)
+        if chunk.is_run:
+            runs.append(recording.run)
+            if chunk.table:
+                invocation.listener.finished(chunk.table, recording.run, None)
+
+
+def _commit(invocation: Invocation, recording: Recording, chunk: Chunk | None) -> None:
+    if chunk is None:
+        recording.is_recorded = True  # nothing was left to do
+        return
+    recording.note(mode=chunk.mode, table_name=chunk.table and chunk.table.name)
+    if chunk.error:
+        raise chunk.error
+    if not chunk.is_run:
+        invocation.warehouse.commit(None, chunk.commit)
+        recording.is_recorded = True
+    elif chunk.stage is None:
+        chunk.landed = recording.commit(None, chunk.commit)
+    else:
+        with invocation.stage(recording) as stage:
+            chunk.landed = recording.commit(stage, chunk.stage(stage, recording))
+
+
+def cdc_tables(project: Project, source: str) -> list[Table]:
+    """The tables of a source whose changes are landed."""
+    return [t for t in project.tables() if t.source == source and t.config.mode == "cdc"]
+
+
+def captured_sources(
+    project: Project, names: Sequence[str] = (), *, with_slot: bool = False
+) -> list[str]:
+    """The sources of these names; without names, those with cdc tables or a slot of theirs.
+
+    ``with_slot`` takes only sources that are read from a replication slot. A name that is not
+    configured, or is of another kind, is a UsageError.
+    """
+    sources = {
+        name: settings
+        for name, settings in project.config.sources.items()
+        if (settings.has_slot if with_slot else settings.has_changes)
+    }
+    for name in names:
+        if name not in sources:
+            what = "replication slot" if with_slot else "changes"
+            raise UsageError(
+                f"there is no source of {what} {name!r} in the configuration",
+                hint=f"configured are: {', '.join(sources) or 'none'}",
+            )
+    if names:
+        return list(dict.fromkeys(names))
+    warehouse = open_warehouse(project)
+
+    def is_captured(name: str) -> bool:
+        offset = warehouse.capture_state(name).offset
+        return offset is not None and offset.status != "dropped"
+
+    return [name for name in sources if cdc_tables(project, name) or is_captured(name)]

@@ -1,0 +1,67 @@
+"""``pyops publish``: validates what is staged once more, and publishes it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pyops.commands.extract import Extraction
+from pyops.commands.invocation import Invocation
+from pyops.commands.staged import each_staged, nothing_staged
+from pyops.config.project import Project, Table
+from pyops.errors import PyopsError
+from pyops.progress import Listener
+from pyops.quality.validate import validate
+from pyops.records import ended
+from pyops.staging.file import Stage
+from pyops.warehouse.protocol import Commit
+
+
+def publish(
+    project: Project, names: Sequence[str] = (), *, listener: Listener | None = None
+) -> list[Extraction]:
+    """Validates and publishes what is staged.
+
+    Args:
+        project: The project.
+        names: Tables; every staged one if empty.
+        listener: Told of progress.
+
+    Returns:
+        One result for each table, failed ones too.
+
+    Raises:
+        UsageError: A name that is not configured.
+    """
+    invocation = Invocation(project, listener)
+    invocation.settle()
+
+    def step(table: Table, path: Path | None) -> Extraction:
+        begun = invocation.begun(table, table.config.mode, table.config.write_pattern)
+        if path is None:
+            error = nothing_staged(table)
+            return Extraction(table, ended(begun, "failed", str(error)), error)
+        recording, failure = None, None
+        try:
+            with invocation.recording(begun) as recording:
+                stage, staged, commit = Stage.reopen(path)
+                with stage:
+                    recording.run = replace(
+                        staged,
+                        run_id=begun.run_id,
+                        invocation_id=recording.run.invocation_id,
+                        status="running",
+                        started_at=begun.started_at,
+                        host=begun.host,
+                        pid=begun.pid,
+                    )
+                    state = invocation.warehouse.states([table])[table]
+                    load = Commit.from_json(commit)
+                    validate(recording, stage, table, load, recent_rows=state.recent_rows)
+                    recording.commit(stage, load)
+                    stage.kept = False
+        except PyopsError as error:
+            failure = error
+        assert recording is not None
+        return Extraction(table, recording.run, failure, gates=recording.gates)
+
+    return each_staged(invocation, names, step)

@@ -1,0 +1,60 @@
+"""``pyops validate``: evaluates the gates of what is staged, as often as one likes."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from pyops.commands.extract import Extraction
+from pyops.commands.invocation import Invocation
+from pyops.commands.staged import each_staged, nothing_staged
+from pyops.config.project import Project, Table
+from pyops.errors import PyopsError
+from pyops.progress import Listener
+from pyops.quality.validate import evaluate, failed
+from pyops.records import ended
+from pyops.staging.file import Stage
+
+
+def validate(
+    project: Project,
+    names: Sequence[str] = (),
+    *,
+    checks: Collection[str] = (),
+    listener: Listener | None = None,
+) -> list[Extraction]:
+    """Evaluates the gates of what is staged; changes nothing.
+
+    Args:
+        project: The project.
+        names: Tables; every staged one if empty.
+        checks: Only these families of gates (``gates.CHECKS``); all of them if empty.
+        listener: Told of progress.
+
+    Returns:
+        One result for each table, with what every gate said; an error where one has failed.
+
+    Raises:
+        UsageError: A name that is not configured.
+    """
+    invocation = Invocation(project, listener)
+
+    def step(table: Table, path: Path | None) -> Extraction:
+        run = invocation.begun(table, table.config.mode, table.config.write_pattern)
+        try:
+            if path is None:
+                raise nothing_staged(table)
+            stage, run, _ = Stage.reopen(path)
+            with stage:
+                state = invocation.warehouse.states([table])[table]
+                results = evaluate(
+                    *(invocation.warehouse, stage, table),
+                    recent_rows=state.recent_rows,
+                    checks=checks,
+                )
+                error = None
+                if any(result.status == "failed" for result in results):
+                    error = failed(table, results, stage)
+                return Extraction(table, run, error, gates=tuple(results))
+        except PyopsError as error:
+            return Extraction(table, ended(run, "failed", str(error)), error)
+
+    return each_staged(invocation, names, step)

@@ -1,0 +1,67 @@
+"""Files, read by batch: each table by itself."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from pyops.config.project import Project, Table
+from pyops.errors import PyopsError, UsageError
+from pyops.interrupt import interruptible
+from pyops.sources.files.arrive import arrive
+from pyops.sources.files.find import find
+from pyops.sources.files.plan import file_mappings, plan
+from pyops.sources.files.plan import FilesPlan
+from pyops.sources.protocol import Plan, Progress, Request, Source, Staged
+from pyops.staging.file import Stage
+from pyops.warehouse.protocol import TableState
+
+_log = logging.getLogger(__name__)
+
+
+class Tables(Source):
+    """The tables of one source."""
+
+    def __init__(self, project: Project, name: str, attempts: int = 1) -> None:
+        self._directory = project.directory
+        self._salt = project.config.sources[name].mask_salt
+
+    def plan(self, states: Mapping[Table, TableState], request: Request) -> Sequence[Plan]:
+        """Finds the files of each table."""
+        return [self._planned(table, state, request) for table, state in states.items()]
+
+    def _planned(self, table: Table, state: TableState, request: Request) -> Plan:
+        try:
+            found = find(self._directory, table.files.path, request.days)
+        except PyopsError as error:
+            return Plan(table, table.config.write_pattern, error=error)
+        for day in found.missing:
+            _log.info("%s: there is no file for %s", table, day)
+        return plan(table, found, state, request)
+
+    def stage(self, plan: Plan, stage: Stage, progress: Progress) -> Staged:
+        """Reads planned files."""
+        assert isinstance(plan, FilesPlan)
+        table, key = plan.table, plan.table.config.primary_key
+        config = table.files
+        arrived = interruptible(
+            lambda: arrive(
+                stage.connection,
+                plan.files,
+                stage.scratch,
+                format_=config.format,
+                day_column=config.partition_by,
+                hides=bool(config.mask or config.exclude or config.columns),
+            ),
+            cancel=stage.connection.interrupt,
+        )
+        mappings = file_mappings(table, arrived.columns, plan.state, salt=self._salt)
+        stage.fill_from_tables(mappings, key=key)
+        if key:
+            stage.keep_newest(key, None, table=str(table))
+        return Staged(plan.commit(stage.columns), arrived.rows + arrived.refused, arrived.bytes)
+
+    def compare(self, table: Table, state: TableState, stage: Stage) -> Staged:
+        """Refuses: files are what they are."""
+        raise UsageError(
+            f"{table} is landed from files", hint=f"read them again: pyops extract {table}"
+            " --full-refresh",
+        )

@@ -1,0 +1,155 @@
+"""PostgreSQL tables, read by batch: all of an invocation in one snapshot, so that they fit together."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from pyops.config.project import Project, Table
+from pyops.errors import DataError, PyopsError, UsageError
+from pyops.records import Watermark
+from pyops.sources.postgres.catalog import describe, open_transactions, transaction_owners
+from pyops.sources.postgres.plan import PostgresPlan, plan
+from pyops.sources.postgres.session import connect
+from pyops.sources.postgres.watermark import advance, still_open
+from pyops.sources.protocol import Plan, Progress, Request, Source, Staged
+from pyops.staging.file import Stage
+from pyops.warehouse.protocol import ByKey, TableState
+
+_SETTLING_SECONDS = 0.25  # how long to wait for short transactions, so that the watermark can move
+_log = logging.getLogger(__name__)
+
+
+class Tables(Source):
+    """The tables of one source."""
+
+    def __init__(self, project: Project, name: str, attempts: int = 4) -> None:
+        self._salt = project.config.sources[name].mask_salt
+        self._open = ExitStack()
+        self.session = self._open.enter_context(
+            connect(project.dsn(name), name=name, attempts=attempts)
+        )
+
+    def plan(
+        self, states: Mapping[Table, TableState], request: Request
+    ) -> Sequence[Plan]:
+        """Plans tables, and begins the snapshot they are read in."""
+        planned = [self._planned(table, state, request) for table, state in states.items()]
+        marks = self._watermarks([p for p in planned if isinstance(p, PostgresPlan)])
+        self._open.enter_context(self.session.snapshot())
+        return [
+            self._checked(p, marks.get(p.table)) if isinstance(p, PostgresPlan) else p
+            for p in planned
+        ]
+
+    def _planned(self, table: Table, state: TableState, request: Request) -> Plan:
+        try:
+            shape = describe(self.session, table.postgres.schema_, table.name)
+            return plan(table, shape, state, request, salt=self._salt)
+        except PyopsError as error:
+            return Plan(table, table.config.write_pattern, error=error)
+
+    def _watermarks(
+        self, plans: Sequence[PostgresPlan]
+    ) -> dict[Table, Watermark | PyopsError]:
+        """Each incremental table's watermark after this run, or why it cannot be known."""
+        incremental = [planned for planned in plans if planned.cursor is not None]
+        if not incremental:
+            return {}
+        largest: dict[Table, str | PyopsError | None] = {}
+        with self.session.snapshot():
+            for planned in incremental:
+                try:
+                    with self.session.savepoint():
+                        self.session.bind(**planned.settings)
+                        largest[planned.table] = self.session.query(planned.largest)[0][0]
+                except PyopsError as error:
+                    largest[planned.table] = error
+        noted = open_transactions(self.session)
+        now = self._settled(noted)
+        return {
+            planned.table: found
+            if isinstance(found := largest[planned.table], PyopsError)
+            else advance(planned.stored, largest=found, noted=noted, now=now)
+            for planned in incremental
+        }
+
+    def _settled(self, noted: frozenset[str]) -> frozenset[str]:
+        """The transactions open now, once the noted ones have ended or will not for a while."""
+        deadline = time.monotonic() + _SETTLING_SECONDS
+        while still_open(noted, now := open_transactions(self.session)):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        return now
+
+    def _checked(self, planned: PostgresPlan, mark: Watermark | PyopsError | None) -> Plan:
+        """The plan with its query, if rows without a cursor do not stand in the way."""
+        if isinstance(mark, PyopsError):
+            return replace(planned, error=mark)
+        try:
+            if planned.null_cursors:
+                with self.session.savepoint():
+                    [(count,)] = self.session.query(planned.null_cursors)
+                if count and planned.cursor:
+                    raise DataError(
+                        f"{planned.table}: {count} rows have no {planned.cursor.column}, so no run"
+                        " would ever read them",
+                        hint="fill the column, or set on_null_cursor: include (not for append)",
+                    )
+        except PyopsError as error:
+            return replace(planned, error=error)
+        return planned.marked(mark)
+
+    def stage(self, plan: Plan, stage: Stage, progress: Progress) -> Staged:
+        """Reads a planned table in the snapshot."""
+        assert isinstance(plan, PostgresPlan)
+        table, key = plan.table, plan.table.config.primary_key
+        with self.session.savepoint():
+            self.session.bind(**plan.settings)
+            schema, batches = self.session.read(plan.asks)
+            filled = stage.fill(
+                schema,
+                batches,
+                plan.mappings,
+                key=key,
+                cancel=self.session.cancel,
+                progress=progress,
+            )
+        if key and not (plan.cursor and plan.lands_below_bound):
+            newest_by = table.config.cursor_column
+            if superseded := stage.keep_newest(key, newest_by, table=str(table)):
+                _log.info("%s: %d rows superseded by newer ones", table, superseded)
+        return Staged(
+            plan.commit(),
+            filled.rows_read,
+            filled.bytes_read,
+            stage.null_count(plan.cursor.column) if plan.cursor else 0,
+        )
+
+    def compare(self, table: Table, state: TableState, stage: Stage) -> Staged:
+        """Stages the whole table; the commit merges it, and deletes what it does not have."""
+        if not table.config.primary_key:
+            raise UsageError(
+                f"{table}: rows without a primary_key cannot be told apart",
+                hint="set primary_key in pyops.yml",
+            )
+        shape = describe(self.session, table.postgres.schema_, table.name)
+        planned = plan(table, shape, state, Request(), salt=self._salt)
+        settings = {n: value for n, value in planned.settings.items() if n == "mask_salt"}
+        planned = replace(planned, cursor=None, settings=settings).marked(None)
+        self._open.enter_context(self.session.snapshot())
+        staged = self.stage(planned, stage, lambda rows, size: None)
+        [write] = staged.commit.writes
+        scope = ByKey(table.config.primary_key, skips_unchanged=True, deletes_extra=True)
+        write = replace(write, scope=scope, watermark=None, expects_load=state.last_load)
+        return replace(staged, commit=replace(staged.commit, writes=(write,)))
+
+    def holders(self) -> Mapping[str, str]:
+        """Describes the open transactions."""
+        return transaction_owners(self.session)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._open.close()

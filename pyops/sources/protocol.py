@@ -1,0 +1,155 @@
+"""What a source of tables does, whatever its kind: a third kind is a folder and its keys."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Literal, Self
+
+from pyops.config.days import Days
+from pyops.config.project import Project, Table
+from pyops.errors import PyopsError
+from pyops.records import Run
+from pyops.staging.file import Stage
+from pyops.warehouse.protocol import CaptureState, Commit, TableState
+
+WritePattern = Literal["append", "delete_insert", "merge", "swap"]
+Progress = Callable[[int, int], None]  # told rows and bytes so far
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an extraction asks for: some days, or everything whatever was read before."""
+
+    days: Days | None = None
+    full_refresh: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One table's extraction, planned; or the error that keeps it from being planned.
+
+    ``asks`` is what the source will be asked for, in words or SQL; empty if there is nothing new.
+    """
+
+    table: Table
+    write: WritePattern
+    asks: str = ""
+    error: PyopsError | None = None
+    lower_bound: str | None = None
+    upper_bound: str | None = None
+    estimated_rows: int = -1
+
+    @property
+    def run(self) -> Run:
+        """The run that begins with this plan."""
+        config = self.table.config
+        return Run.begun(self.table.source, self.table.name, config.mode, self.write)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What is in a staging file: the commit that will publish it, and what was read."""
+
+    commit: Commit
+    rows_read: int
+    bytes_read: int
+    null_cursors: int = 0
+
+
+class Source(ABC):
+    """Tables that can be read by batch; a context manager that holds its connection."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def plan(self, states: Mapping[Table, TableState], request: Request) -> Sequence[Plan]:
+        """Plans tables, given what the warehouse knows of each; a plan carries its error."""
+
+    @abstractmethod
+    def stage(self, plan: Plan, stage: Stage, progress: Progress) -> Staged:
+        """Reads what was planned into a staging file."""
+
+    @abstractmethod
+    def compare(self, table: Table, state: TableState, stage: Stage) -> Staged:
+        """Stages the whole table, with the commit that makes the target equal to it.
+
+        Raises:
+            UsageError: Its rows cannot be told apart.
+        """
+
+    def check(self, tables: Sequence[Table]) -> dict[Table, PyopsError]:
+        """What keeps tables from being read, found without reading them."""
+        planned = self.plan({table: TableState() for table in tables}, Request())
+        return {plan.table: plan.error for plan in planned if plan.error}
+
+    def holders(self) -> Mapping[str, str]:
+        """Describes what may hold a watermark back, by the names it waits for."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027 (not every kind holds something)
+        """Closes what is open."""
+
+
+@dataclass
+class Chunk:
+    """Changes that become visible at once, on their way from a source to the warehouse.
+
+    ``stage`` fills a staging file and returns the commit; without one, ``commit`` notes where the
+    capture stands. ``landed`` is the run, once it is committed. A chunk of one table that fails
+    leaves the others alone.
+    """
+
+    mode: Literal["cdc", "snapshot"] = "cdc"
+    table: Table | None = None
+    stage: Callable[[Stage, "Figures"], Commit] | None = None
+    commit: Commit = field(default_factory=Commit)
+    is_run: bool = True  # whether a row of ``pyops.runs`` tells of it
+    error: PyopsError | None = None
+    landed: Run | None = None
+
+
+Figures = Callable[..., None]  # notes figures of the run, by the names of its columns
+
+
+class ChangeSource(ABC):
+    """Tables whose changes are landed; a context manager that holds its connections.
+
+    The driver commits each chunk before it asks for the next: what comes after a ``yield`` may rely
+    on the commit, and acknowledge it at the source.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def start(self, capture: CaptureState, states: Mapping[Table, TableState]) -> Iterator[Chunk]:
+        """Gets ready to follow the tables: copies those that are new, checks the others."""
+
+    @abstractmethod
+    def changes(self, *, idles: bool = False) -> Iterator[Chunk]:
+        """Lands what is committed now. With ``idles``, nothing new writes nothing for a while."""
+
+    def close(self) -> None:  # noqa: B027
+        """Closes what is open."""
+
+
+def open_source(project: Project, name: str, *, attempts: int = 4) -> Source:
+    """Opens a source to be read by batch, whatever its kind; connects so many times at most."""
+    kind = project.config.sources[name].type
+    tables: Source = import_module(f"pyops.sources.{kind}.read").Tables(project, name, attempts)
+    return tables
+
+
+def open_changes(project: Project, name: str) -> ChangeSource:
+    """Opens a source whose changes are landed, whatever its kind."""
+    kind = project.config.sources[name].type
+    changes: ChangeSource = import_module(f"pyops.cdc.{kind}.capture").Changes(project, name)
+    return changes
