@@ -9,6 +9,30 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal, Self
 
+RESERVED_COLUMNS = ("_load_id", "_loaded_at", "_fault")
+CHANGE_COLUMNS: Mapping[str, str] = {  # what a change log has beside the table's own columns
+    "_op": "VARCHAR",
+    "_generation": "INTEGER",
+    "_lsn": "BIGINT",
+    "_seq": "BIGINT",
+    "_xid": "BIGINT",
+    "_committed_at": "TIMESTAMP",
+    "_unchanged": "VARCHAR[]",
+}
+PLACE_COLUMNS: Mapping[str, str] = {"_file": "VARCHAR", "_line": "BIGINT"}  # of rows from files
+
+
+@dataclass(frozen=True)
+class TableId:
+    """A table by name: its source, its name there, and schema and name in the warehouse."""
+
+    source: str
+    name: str
+    target: tuple[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.source}.{self.name}"
+
 
 def utc_now() -> datetime:
     """The clock of this machine as the warehouse keeps times: UTC, without a zone."""

@@ -15,11 +15,10 @@ import pyarrow as pa
 
 from pyops.cdc.debezium.dedupe import new_rows
 from pyops.cdc.postgres.pgoutput import Changes, Relation
-from pyops.config.model import CHANGE_COLUMNS, RESERVED_COLUMNS
 from pyops.config.project import Table
 from pyops.errors import OperationError, SchemaChangeError
 from pyops.interrupt import interruptible
-from pyops.records import Captured, Offset, Run, utc_now
+from pyops.records import CHANGE_COLUMNS, RESERVED_COLUMNS, Captured, Offset, Run, utc_now
 from pyops.sources.postgres.session import Session
 from pyops.sql import columns as listed
 from pyops.sql import identifier, literal, qualified

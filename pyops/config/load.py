@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -11,16 +11,11 @@ from pydantic import BaseModel, ValidationError
 from pyops.config.model import (
     Config,
     DeadLetters,
-    DebeziumSource,
-    DebeziumTable,
     Expectation,
-    FilesSource,
-    FilesTable,
     Gates,
     Limit,
-    PostgresSource,
-    PostgresTable,
     Reference,
+    Source,
     Warehouse,
 )
 from pyops.config.project import Project, Table
@@ -128,10 +123,12 @@ def _explain(error: dict[str, Any]) -> tuple[str, str]:
     return f"{where}: {reason}", ""
 
 
-_SOURCES: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
-    "postgres": (PostgresSource, PostgresTable),
-    "files": (FilesSource, FilesTable),
-    "debezium": (DebeziumSource, DebeziumTable),
+_SOURCES: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {  # each kind, and its tables
+    get_args(kind.model_fields["type"].annotation)[0]: (
+        kind,
+        get_args(kind.model_fields["tables"].annotation)[1],
+    )
+    for kind in get_args(get_args(Source)[0])
 }
 
 

@@ -29,16 +29,6 @@ WRITES: Mapping[Mode, tuple[Write, ...]] = {  # the first is the default
     "partition": ("delete_insert",),
     "cdc": ("append",),
 }
-RESERVED_COLUMNS = ("_load_id", "_loaded_at", "_fault")
-CHANGE_COLUMNS: Mapping[str, str] = {  # what a change log has beside the table's own columns
-    "_op": "VARCHAR",
-    "_generation": "INTEGER",
-    "_lsn": "BIGINT",
-    "_seq": "BIGINT",
-    "_xid": "BIGINT",
-    "_committed_at": "TIMESTAMP",
-    "_unchanged": "VARCHAR[]",
-}
 
 
 def _duration(value: object) -> object:
@@ -253,7 +243,17 @@ class TableConfig(_Section):
 
     @property
     def _ordering_columns(self) -> set[str]:
-        return {self.partition_by} if self.partition_by else set()
+        return {column for column in (self.partition_by, self.cursor_column) if column}
+
+    @property
+    def declared_types(self) -> Mapping[str, str]:
+        """The types that the configuration gives to columns, by name."""
+        return {}
+
+    @property
+    def cursor_column(self) -> str | None:
+        """The column whose growth tells what is new, if there is one."""
+        return None
 
     @property
     def write_pattern(self) -> Write:
@@ -266,6 +266,13 @@ class TableConfig(_Section):
         return self.write_pattern == "merge" or (
             self.write_pattern == "delete_insert" and self.mode == "incremental"
         )
+
+
+class SourceConfig(_Section):
+    """What a source of any kind has, beside its ``tables``; ``type`` is its kind."""
+
+    type: str
+    mask_salt: str = Field("", repr=False)
 
 
 class PostgresTable(TableConfig):
@@ -296,11 +303,12 @@ class PostgresTable(TableConfig):
             yield "append cannot include rows without a cursor: every run would add them again"
 
     @property
-    def _ordering_columns(self) -> set[str]:
-        return super()._ordering_columns | ({self.cursor} if self.cursor else set())
+    def cursor_column(self) -> str | None:
+        """The column whose growth tells what is new, if there is one."""
+        return self.cursor
 
 
-class PostgresSource(_Section):
+class PostgresSource(SourceConfig):
     """A PostgreSQL database and the tables landed from it.
 
     Attributes:
@@ -315,7 +323,6 @@ class PostgresSource(_Section):
 
     type: Literal["postgres"]
     dsn: str = Field(repr=False)
-    mask_salt: str = Field("", repr=False)
     slot: str | None = None
     publication: Names = ()
     fail_if_lag: Size | None = None
@@ -362,6 +369,11 @@ class FilesTable(TableConfig):
     def _normalized(cls, types: dict[str, str]) -> dict[str, str]:
         return _checked(types, check_type)
 
+    @property
+    def declared_types(self) -> Mapping[str, str]:
+        """The types that the configuration gives to columns, by name."""
+        return self.types
+
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
         if self.types and self.format == "parquet":
@@ -375,7 +387,7 @@ class FilesTable(TableConfig):
             yield "mode partition and a {date} in the path go together: they say whose day it is"
 
 
-class FilesSource(_Section):
+class FilesSource(SourceConfig):
     """Files and the tables landed from them.
 
     Attributes:
@@ -383,7 +395,6 @@ class FilesSource(_Section):
     """
 
     type: Literal["files"]
-    mask_salt: str = Field("", repr=False)
     tables: dict[str, FilesTable]
 
 
@@ -410,13 +421,18 @@ class DebeziumTable(TableConfig):
     def _normalized(cls, types: dict[str, str]) -> dict[str, str]:
         return _checked(types, check_connect_type)
 
+    @property
+    def declared_types(self) -> Mapping[str, str]:
+        """The types that the configuration gives to columns, by name."""
+        return self.types
+
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
         if self.retention is not None and not self.primary_key:
             yield "retention needs a primary_key: changes are folded into one row a key"
 
 
-class DebeziumSource(_Section):
+class DebeziumSource(SourceConfig):
     """Files of Debezium's change events and the tables landed from them.
 
     Attributes:
@@ -424,7 +440,6 @@ class DebeziumSource(_Section):
     """
 
     type: Literal["debezium"]
-    mask_salt: str = Field("", repr=False)
     tables: dict[str, DebeziumTable]
 
 

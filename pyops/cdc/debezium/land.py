@@ -22,11 +22,10 @@ from pyops.cdc.debezium.envelope import (
     without_unavailable,
 )
 from pyops.commands.extract import Listener
-from pyops.config.model import CHANGE_COLUMNS
 from pyops.config.project import Project, Table
 from pyops.errors import DataError, PyopsError
 from pyops.interrupt import interruptible
-from pyops.records import Run, ended
+from pyops.records import CHANGE_COLUMNS, Run, ended
 from pyops.sources.files import find as files
 from pyops.sources.files import json_faults
 from pyops.sources.files.find import File

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pyops.config.days import Days
 from pyops.config.project import Table
 from pyops.errors import OperationError
+from pyops.records import PLACE_COLUMNS
 from pyops.sources.files.find import File
 from pyops.sql import identifier
 from pyops.staging import casts
 from pyops.staging.postgres_types import ColumnMapping, hashed
 from pyops.warehouse.duckdb import TableState
 from pyops.warehouse.publication import Load
-
-PLACE = {"_file": "VARCHAR", "_line": "BIGINT"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,9 @@ def file_mappings(
     wanted = {
         name: type_
         for name, type_ in arrived.items()
-        if name not in config.exclude and name in (config.columns or arrived) and name not in PLACE
+        if name not in config.exclude
+        and name in (config.columns or arrived)
+        and name not in PLACE_COLUMNS
     }
     for name in (*config.primary_key, *config.mask):
         if name not in wanted:
@@ -108,12 +109,12 @@ def file_mappings(
             mappings[name] = casts.mapping_of(name, declared[name])
         else:
             mappings[name] = ColumnMapping(type_, "", column)
-    here = {name.lower() for name in (*mappings, *PLACE, *config.exclude)}
+    here = {name.lower() for name in (*mappings, *PLACE_COLUMNS, *config.exclude)}
     if config.on_schema_change == "evolve":
         lacking = {**state.columns, **{n: t for n, t in declared.items() if not config.columns}}
         for name, type_ in lacking.items():
             if name.lower() not in here:
                 mappings[name] = ColumnMapping(type_, "", f"NULL::{type_}")
     return mappings | {
-        name: ColumnMapping(type_, "", identifier(name)) for name, type_ in PLACE.items()
+        name: ColumnMapping(type_, "", identifier(name)) for name, type_ in PLACE_COLUMNS.items()
     }

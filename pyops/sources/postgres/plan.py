@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from pyops.config.days import Days
-from pyops.config.model import CHANGE_COLUMNS, RESERVED_COLUMNS, Write
+from pyops.config.model import Write
 from pyops.config.project import Table
 from pyops.errors import OperationError, UsageError
-from pyops.records import Watermark
+from pyops.records import CHANGE_COLUMNS, RESERVED_COLUMNS, Watermark
 from pyops.sources.postgres.session import Column, Relation
 from pyops.sql import identifier
 from pyops.staging.postgres_types import ColumnMapping, as_text, mapping_of, masked
