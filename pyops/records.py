@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -77,7 +76,7 @@ class Run:
         """A run that begins now, in this process."""
         now = utc_now()
         return cls(
-            run_id=f"{now:%Y%m%dT%H%M%S.%f}-{secrets.token_hex(3)}",
+            run_id=f"{now:%Y%m%dT%H%M%S.%f}-{os.urandom(3).hex()}",
             source=source,
             table_name=table,
             mode=mode,

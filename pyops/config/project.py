@@ -114,7 +114,7 @@ class Project:
         ]
 
     def select(self, names: list[str] | tuple[str, ...]) -> list[Table]:
-        """The tables called ``source.table`` or ``table``; every table if no name is given.
+        """The tables named ``source.table`` or ``table``; every table if no name is given.
 
         Raises:
             UsageError: A name that is not configured, or that several sources have.
@@ -127,7 +127,7 @@ class Project:
                 known = [str(t) for t in tables]
                 raise UsageError(
                     f"there is no table {name!r} in the configuration",
-                    hint=did_you_mean(name, known) or f"configured are: {', '.join(known)}",
+                    hint=did_you_mean(name, known) or f"configured tables: {', '.join(known)}",
                 )
             if len(found) > 1:
                 both = " and ".join(map(str, found))
