@@ -9,24 +9,35 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal, Self
 
+RESERVED_COLUMNS = ("_load_id", "_loaded_at", "_fault")
+CHANGE_COLUMNS: Mapping[str, str] = {  # what a change log has beside the table's own columns
+    "_op": "VARCHAR",
+    "_generation": "INTEGER",
+    "_lsn": "BIGINT",
+    "_seq": "BIGINT",
+    "_xid": "BIGINT",
+    "_committed_at": "TIMESTAMP",
+    "_unchanged": "VARCHAR[]",
+}
+PLACE_COLUMNS: Mapping[str, str] = {"_file": "VARCHAR", "_line": "BIGINT"}  # of rows from files
 Relation = tuple[str, str]  # schema and name of a table in the warehouse
+
+
+@dataclass(frozen=True)
+class TableId:
+    """A table by name: its source, its name there, and its target (schema and name)."""
+
+    source: str
+    name: str
+    target: Relation
+
+    def __str__(self) -> str:
+        return f"{self.source}.{self.name}"
 
 
 def utc_now() -> datetime:
     """The clock of this machine as the warehouse keeps times: UTC, without a zone."""
     return datetime.now(UTC).replace(tzinfo=None)
-
-
-@dataclass(frozen=True)
-class TableId:
-    """A table's names: its source's, its own, and schema and name of its target."""
-
-    source: str
-    name: str
-    target: tuple[str, str]
-
-    def __str__(self) -> str:
-        return f"{self.source}.{self.name}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class Run:
         """A run that begins now, in this process."""
         now = utc_now()
         return cls(
-            run_id=f"{now:%Y%m%dT%H%M%S.%f}-{secrets.token_hex(3)}",
+            run_id=f"{now:%Y%m%dT%H%M%S.%f}-{os.urandom(3).hex()}",
             source=source,
             table_name=table,
             mode=mode,

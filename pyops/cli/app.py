@@ -182,7 +182,7 @@ def cdc(
     try:
         rest = duration(interval)
     except ValueError as error:
-        raise UsageError(f"--interval {interval!r} {error}") from None
+        raise UsageError(f"--interval: {error}") from None
     project = load(project_dir, config_file)
     with Terminal() as terminal:
         if follow:
@@ -426,7 +426,7 @@ def _size(text: str | None) -> int | None:
     try:
         return None if text is None else size(text)
     except ValueError as error:
-        raise UsageError(f"--fail-if-lag {text!r} {error}") from None
+        raise UsageError(f"--fail-if-lag: {error}") from None
 
 
 def _fail_if_lagging(found: "Sequence[SlotStatus]") -> None:

@@ -2,8 +2,10 @@
 
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -11,16 +13,12 @@ from pydantic import BaseModel, ValidationError
 from pyops.config.model import (
     Config,
     DeadLetters,
-    DebeziumSource,
-    DebeziumTable,
     Expectation,
-    FilesSource,
-    FilesTable,
     Gates,
     Limit,
-    PostgresSource,
-    PostgresTable,
     Reference,
+    Source,
+    SourceConfig,
     Warehouse,
 )
 from pyops.config.project import Project, Table
@@ -29,68 +27,92 @@ from pyops.words import did_you_mean
 
 
 def load(directory: Path, file: str = "pyops.yml") -> Project:
-    """Reads a project's configuration.
-
-    Args:
-        directory: The project folder.
-        file: The configuration's path, relative to it.
-
-    Raises:
-        UsageError: The file is missing, is no YAML, names an unknown key or variable, or asks for
-            what cannot be done; the message says where, and names the nearest known word.
-    """
-    path = directory / file
+    """Reads a project's configuration: what ``Project.load`` does."""
+    document = _read(directory, file)
     try:
-        document = yaml.load(path.read_text("utf-8"), Loader=_StrictLoader)
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read: {error.strerror}", hint="see --project-dir and --config"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8", hint="save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it is no YAML"
-        raise UsageError(f"{path}{where}: {problem}", hint="mend the YAML") from error
-    try:
-        config = Config.model_validate(_expand(document, str(path)))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message, hint = _explain(dict(first))
-        raise UsageError(f"{path}: {message}", hint=hint) from None
+        config = Config.model_validate(_expand(document.content, document, ()))
+    except ValidationError as invalid:
+        location, message, hint = _explain(dict(invalid.errors(include_url=False)[0]))
+        raise document.error(location, message, hint=hint) from None
     project = Project(directory, config)
-    _refuse_shared_targets(project)
+    _refuse_shared_targets(project, document)
     return project
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader, but a key written twice is an error and not a silent choice."""
+    """SafeLoader, but a duplicate key is an error and not a silent choice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
-            if key.value in seen:
-                problem = f"the key {key.value!r} stands here twice"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add(key.value)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"duplicate key {key.value!r}"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-def _expand(value: Any, path: str) -> Any:
+@dataclass(frozen=True)
+class _Document:
+    """What a file says, and where it says it."""
+
+    path: Path
+    content: Any
+    root: yaml.Node | None
+
+    def error(self, location: Sequence[str], message: str, *, hint: str) -> UsageError:
+        """The error of what stands at a location, with the file and the line."""
+        node, line = self.root, 1
+        for part in location:
+            pairs = node.value if isinstance(node, yaml.MappingNode) else []
+            found = [(key, value) for key, value in pairs if key.value == part]
+            if not found:
+                break  # it is missing, or a bare value that stands for a mapping
+            key, node = found[-1]
+            line = key.start_mark.line + 1
+        return UsageError(f"{self.path}: {message} (line {line})", hint=hint)
+
+
+def _read(directory: Path, file: str) -> _Document:
+    path = directory / file
+    try:
+        loader = _StrictLoader(path.read_text("utf-8"))
+        root = loader.get_single_node()
+        return _Document(path, loader.construct_document(root) if root else None, root)
+    except FileNotFoundError:
+        raise UsageError(
+            f"no {path.name} in this folder ({path.parent.resolve()})",
+            hint="run pyops in the project's folder, or give --project-dir or --config",
+        ) from None
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", hint="see --project-dir and --config"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8", hint="save it as UTF-8") from error
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise UsageError(f"{path}: invalid YAML: {problem}{where}", hint="fix the YAML") from error
+
+
+def _expand(value: Any, document: _Document, location: tuple[str, ...]) -> Any:
     """Expands ``${VAR}`` and ``${VAR:-default}`` in every text of a document."""
     if isinstance(value, dict):
-        return {key: _expand(item, path) for key, item in value.items()}
+        return {key: _expand(value[key], document, (*location, str(key))) for key in value}
     if isinstance(value, list):
-        return [_expand(item, path) for item in value]
+        return [_expand(item, document, location) for item in value]
     if not isinstance(value, str):
         return value
 
     def variable(match: re.Match[str]) -> str:
         found = os.environ.get(match[1]) or match[2]
         if found is None:
-            raise UsageError(
-                f"{path}: the environment variable {match[1]} is not set",
+            raise document.error(
+                location,
+                f"{'.'.join(location)}: the environment variable {match[1]} is not set",
                 hint=f"set it, or give it a default: ${{{match[1]}:-...}}",
             )
         return found
@@ -98,71 +120,88 @@ def _expand(value: Any, path: str) -> Any:
     return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", variable, value)
 
 
-def _explain(error: dict[str, Any]) -> tuple[str, str]:
-    """One problem found by pydantic, in the words of this file."""
+def _explain(error: dict[str, Any]) -> tuple[list[str], str, str]:
+    """Where pydantic found a problem, the problem in plain words, and a hint."""
     location = [str(part) for part in error["loc"]]
+    kind = ""
     if location[:1] == ["sources"] and len(location) > 2 and location[2] in _SOURCES:
-        source = location.pop(2)  # pydantic names the kind of source on the way
-    else:
-        source = "postgres"
-    where, last = ".".join(location), (location or [""])[-1]
-    if error["type"] == "extra_forbidden":
-        known = _known_keys(location, source)
-        return f"unknown key {where!r}", did_you_mean(last, known) or f"known: {', '.join(known)}"
-    if error["type"] in {"literal_error", "union_tag_invalid"}:
-        context = error["ctx"]
-        known = re.findall(r"'([^']+)'", context.get("expected") or context["expected_tags"])
-        nearest = did_you_mean(str(context.get("tag", error["input"])), known)
-        where = f"{where}.type" if "tag" in context else where
-        return f"{where}: unknown word", nearest or f"it is one of: {', '.join(known)}"
-    if error["type"] == "dict_type":
-        return f"{where}: is a mapping", f"write {last}: {{a name: what holds for it}}"
-    if error["type"] == "missing" and "gates" in location:
-        known = _known_keys(location, source)
-        return f"{where!r} is missing", f"this gate is a mapping of: {', '.join(known)}"
-    if error["type"] in {"missing", "union_tag_not_found"}:
-        where = f"{where}.type" if error["type"] != "missing" else where
-        needs = "a source needs type, tables and dsn if it is postgres; a table its mode"
-        return f"{where!r} is missing", f"{needs}, and path and format if it is of files"
-    reason = str(error.get("ctx", {}).get("error", error["msg"]))
-    return f"{where}: {reason}", ""
+        kind = location.pop(2)  # pydantic names the kind of source on the way
+    where, given, context = ".".join(location), error["input"], error.get("ctx", {})
+    match error["type"]:
+        case "extra_forbidden":
+            known = _keys(_section(location[:-1], kind))
+            nearest = did_you_mean(location[-1], known)
+            return location, f"unknown key {where!r}", nearest or f"known: {', '.join(known)}"
+        case "literal_error" | "union_tag_invalid" as problem:
+            word = context.get("tag", given)
+            known = re.findall(r"'([^']+)'", context.get("expected") or context["expected_tags"])
+            if problem == "union_tag_invalid":
+                location.append("type")
+            nearest = did_you_mean(str(word), known) or f"it is one of: {', '.join(known)}"
+            return location, f"{'.'.join(location)}: unknown word {word!r}", nearest
+        case "union_tag_not_found":
+            return location, f"'{where}.type' is missing", f"it is one of: {', '.join(_SOURCES)}"
+        case "missing":
+            section = _section(location[:-1], kind)
+            keys = [name for name, field in section.model_fields.items() if field.is_required()]
+            hint = f"required here: {', '.join(keys)}"
+            if "gates" in location:
+                hint = f"the keys of this gate: {', '.join(_keys(section))}"
+            return location, f"{where!r} is missing", hint
+        case "dict_type":
+            hint = f"write {location[-1]}: {{a name: what holds for it}}"
+            return location, f"{where}: must be a mapping", hint
+        case "model_type" | "model_attributes_type":
+            hint = f"its keys: {', '.join(_keys(_section(location, kind)))}"
+            return location, f"{where or 'the file'}: must be a mapping", hint
+    reason = str(context.get("error", error["msg"]))
+    if "error" not in context:  # pydantic's words; a text may be a misplaced secret
+        shown = isinstance(given, int | float) or error["type"].endswith("_parsing")
+        reason = reason.removeprefix("Input ") + f", not {given!r}" * shown
+    return location, f"{where}: {reason}", ""
 
 
-_SOURCES: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
-    "postgres": (PostgresSource, PostgresTable),
-    "files": (FilesSource, FilesTable),
-    "debezium": (DebeziumSource, DebeziumTable),
+_SOURCES: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {  # each kind, and its tables
+    get_args(kind.model_fields["type"].annotation)[0]: (
+        kind,
+        get_args(kind.model_fields["tables"].annotation)[1],
+    )
+    for kind in get_args(get_args(Source)[0])
 }
 
 
 _GATES: dict[str, type[BaseModel]] = {"expect": Expectation, "references": Reference}
 
 
-def _known_keys(location: list[str], source: str) -> list[str]:
-    section: type[BaseModel] = Config
+def _section(location: list[str], kind: str) -> type[BaseModel]:
     match location:
-        case ["warehouse", _]:
-            section = Warehouse
-        case ["dead_letters", _]:
-            section = DeadLetters
-        case ["sources", _, _]:
-            section = _SOURCES[source][0]
-        case ["sources", _, "tables", _, _]:
-            section = _SOURCES[source][1]
-        case ["sources", _, "tables", _, "gates", _]:
-            section = Gates
+        case ["warehouse"]:
+            return Warehouse
+        case ["dead_letters"]:
+            return DeadLetters
+        case ["sources", _]:
+            return _SOURCES[kind][0] if kind else SourceConfig
+        case ["sources", _, "tables", _]:
+            return _SOURCES[kind][1]
+        case ["sources", _, "tables", _, "gates"]:
+            return Gates
         case ["sources", _, "tables", _, "gates", gate, *_]:
-            section = _GATES.get(gate, Limit)
+            return _GATES.get(gate, Limit)
+    return Config
+
+
+def _keys(section: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
-def _refuse_shared_targets(project: Project) -> None:
+def _refuse_shared_targets(project: Project, document: _Document) -> None:
     owners: dict[str, Table] = {}
     for table in project.tables():
         target = ".".join(table.target).lower()
         other = owners.setdefault(target, table)
         if other is not table:
-            raise UsageError(
+            raise document.error(
+                ["sources", table.source, "tables", table.name],
                 f"{other} and {table} would both land in {target}",
                 hint="give one of them another target",
             )

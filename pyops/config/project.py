@@ -2,22 +2,32 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
-from pyops.config.model import Config, DebeziumTable, FilesTable, PostgresSource, PostgresTable
+from pyops.config.model import (
+    Config,
+    DebeziumTable,
+    FilesTable,
+    PostgresSource,
+    PostgresTable,
+    TableConfig,
+)
 from pyops.errors import UsageError
+from pyops.records import TableId
 from pyops.words import did_you_mean
 
 
 @dataclass(frozen=True)
-class Table:
-    """One table of the configuration with the names it goes by."""
+class Table(TableId):
+    """A table by name, with its configuration."""
 
-    source: str
-    name: str
-    config: PostgresTable | FilesTable | DebeziumTable = field(hash=False)  # it holds mappings
+    config: TableConfig = field(hash=False, compare=False)
 
-    def __str__(self) -> str:
-        return f"{self.source}.{self.name}"
+    @classmethod
+    def of(cls, source: str, name: str, config: TableConfig) -> Self:
+        """A source's table, with the target that its configuration names."""
+        schema, _, target = (config.target or f"raw.{name}").partition(".")
+        return cls(source, name, (schema, target + "__changes" * (config.mode == "cdc")), config)
 
     @property
     def postgres(self) -> PostgresTable:
@@ -37,12 +47,6 @@ class Table:
         assert isinstance(self.config, DebeziumTable)
         return self.config
 
-    @property
-    def target(self) -> tuple[str, str]:
-        """Schema and name of the table in the warehouse."""
-        schema, name = (self.config.target or "").split(".") if self.config.target else ("raw", "")
-        return schema, (name or self.name) + "__changes" * (self.config.mode == "cdc")
-
 
 @dataclass(frozen=True)
 class Project:
@@ -50,6 +54,22 @@ class Project:
 
     directory: Path
     config: Config
+
+    @classmethod
+    def load(cls, directory: str | Path = ".", file: str = "pyops.yml") -> "Project":
+        """Reads a project's configuration.
+
+        Args:
+            directory: The project folder.
+            file: The configuration's path, relative to it.
+
+        Raises:
+            UsageError: The file is missing, is not valid YAML, names an unknown key or variable, or
+                asks for what cannot be done; the message says where, the hint how to fix it.
+        """
+        from pyops.config.load import load  # it imports this module
+
+        return load(Path(directory), file)
 
     @property
     def warehouse_path(self) -> Path:
@@ -88,13 +108,13 @@ class Project:
     def tables(self) -> list[Table]:
         """Every configured table, in the order of the file."""
         return [
-            Table(source, name, table)
+            Table.of(source, name, table)
             for source, settings in self.config.sources.items()
             for name, table in settings.tables.items()
         ]
 
     def select(self, names: list[str] | tuple[str, ...]) -> list[Table]:
-        """The tables called ``source.table`` or ``table``; every table if no name is given.
+        """The tables named ``source.table`` or ``table``; every table if no name is given.
 
         Raises:
             UsageError: A name that is not configured, or that several sources have.
@@ -107,7 +127,7 @@ class Project:
                 known = [str(t) for t in tables]
                 raise UsageError(
                     f"there is no table {name!r} in the configuration",
-                    hint=did_you_mean(name, known) or f"configured are: {', '.join(known)}",
+                    hint=did_you_mean(name, known) or f"configured tables: {', '.join(known)}",
                 )
             if len(found) > 1:
                 both = " and ".join(map(str, found))

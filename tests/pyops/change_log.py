@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from pyops.config.model import CHANGE_COLUMNS
+from pyops.records import CHANGE_COLUMNS
 from tests.pyops.conftest import Lab, execute
 
 OWN = (*CHANGE_COLUMNS, "_load_id", "_loaded_at")

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyops import UsageError, load
+from pyops import Project, UsageError, load
 from pyops.config.model import WRITES, PostgresSource
 
 TABLE: dict[str, Any] = {"mode": "full"}
@@ -29,8 +29,8 @@ def refusal(folder: Path, table: dict[str, Any], **top: Any) -> UsageError:
     ("table", "message", "hint"),
     [
         ({**MERGE, "primry_key": "id"}, "t.primry_key", "did you mean 'primary_key'?"),
-        ({"mode": "incremetal"}, "mode: unknown word", "'incremental'?"),
-        ({**TABLE, "write": "upsert"}, "write: unknown word", "merge"),
+        ({"mode": "incremetal"}, "mode: unknown word 'incremetal' (line 6)", "'incremental'?"),
+        ({**TABLE, "write": "upsert"}, "write: unknown word 'upsert' (line 7)", "merge"),
         ({**TABLE, "write": "append"}, "mode full cannot write by append", ""),
         ({"mode": "incremental", "primary_key": "id"}, "needs a cursor", ""),
         ({"mode": "incremental", "cursor": "at"}, "merge needs a primary_key", ""),
@@ -38,13 +38,19 @@ def refusal(folder: Path, table: dict[str, Any], **top: Any) -> UsageError:
         ({**MERGE, "write": "append", "on_null_cursor": "include"}, "append cannot include", ""),
         ({**TABLE, "cursor": "at"}, "mean nothing to mode full", ""),
         ({"mode": "partition"}, "partition_by go together", ""),
-        ({**MERGE, "lookback": "ten minutes"}, "is no duration", ""),
+        ({**MERGE, "lookback": "ten minutes"}, "invalid duration 'ten minutes'", ""),
         ({**MERGE, "exclude": ["id"]}, "the load itself needs column id", ""),
         ({**MERGE, "columns": ["id"]}, "the load itself needs column at", ""),
         ({**MERGE, "mask": ["at"]}, "column at orders the load", ""),
         ({**TABLE, "columns": ["a"], "exclude": ["b"]}, "keep one", ""),
-        ({**TABLE, "target": "orders"}, "target is a schema and a table", ""),
-        ({}, "'sources.src.tables.t.mode' is missing", ""),
+        ({**TABLE, "target": "orders"}, "invalid target 'orders': write schema and table", ""),
+        ({}, "'sources.src.tables.t.mode' is missing (line 5)", "mode"),
+        (
+            {**TABLE, "max_dead_letter_rate": 2},
+            "rate: should be less than or equal to 1, not 2",
+            "",
+        ),
+        ({**TABLE, "exclude": {"a": 1}}, "exclude: should be a valid tuple (line", ""),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_way_out(
@@ -102,7 +108,7 @@ def test_variables_are_expanded_with_defaults(
       src: {type: postgres, dsn: "${PYOPS_TEST_DSN}", mask_salt: "${PYOPS_NONE:-a-b}", tables: {}}
     """
     (tmp_path / "pyops.yml").write_text(text)
-    with pytest.raises(UsageError, match="PYOPS_TEST_DSN is not set"):
+    with pytest.raises(UsageError, match=r"src\.dsn: .* PYOPS_TEST_DSN is not set \(line 3\)"):
         load(tmp_path)
     monkeypatch.setenv("PYOPS_TEST_DSN", "host=h: #'x")
     source = load(tmp_path).config.sources["src"]
@@ -111,13 +117,84 @@ def test_variables_are_expanded_with_defaults(
     assert "host=h" not in repr(source)
 
 
+TWO_TABLES = """
+sources:
+  src:
+    type: postgres
+    dsn: demo
+    tables:
+      a: &a
+        mode: full
+        max_dead_letter_rate: 0
+      b:
+        <<: *a
+        target: raw.c
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            TWO_TABLES.replace(": 0", ": 1.5"),
+            "a.max_dead_letter_rate: should be less than or equal",
+        ),
+        (TWO_TABLES.replace("raw.c", "[1]"), "b.target: should be a valid string"),
+        (TWO_TABLES.replace("raw.c", "${PYOPS_NONE}"), "b.target: the environment variable"),
+        (TWO_TABLES.replace("demo", "[hidden]"), "sources.src.dsn: should be a valid string"),
+        ("\nsources: postgres://u:hidden@h/d", "sources: must be a mapping (line 2)"),
+    ],
+)
+def test_message_names_the_line_and_no_secret(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "pyops.yml").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path)
+    key = message.partition(":")[0].rpartition(".")[2]
+    [line] = [n for n, line in enumerate(text.split("\n"), 1) if f"{key}:" in line]
+    assert message in str(caught.value)
+    assert str(caught.value).endswith(f"(line {line})")
+    assert "hidden" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_tables_of_every_kind_answer_the_same_questions(tmp_path: Path) -> None:
+    files = {"path": "x", "format": "csv", "types": {"a": "int"}, "mode": "full", "target": "raw.f"}
+    sources = {
+        "p": {"type": "postgres", "dsn": "demo", "tables": {"t": MERGE}},
+        "f": {"type": "files", "mask_salt": "s", "tables": {"t": files}},
+        "d": {"type": "debezium", "tables": {"t": {"path": "y", "types": {"a": "int"}}}},
+    }
+    (tmp_path / "pyops.yml").write_text(yaml.safe_dump({"sources": sources}, sort_keys=False))
+    project = Project.load(tmp_path)
+    answers = [
+        (
+            project.config.sources[table.source].mask_salt,
+            dict(table.config.declared_types),
+            table.config.cursor_column,
+            table.target,
+        )
+        for table in project.tables()
+    ]
+    assert answers == [
+        ("", {}, "at", ("raw", "t")),
+        ("s", {"a": "INTEGER"}, None, ("raw", "f")),
+        ("", {"a": "INTEGER"}, None, ("raw", "t__changes")),
+    ]
+    assert len({*project.tables(), *Project.load(str(tmp_path)).tables()}) == len(sources)
+
+
 def test_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pyops.yml").write_text("sources: {}\nwarehouse: {}\nsources: {}\n")
-    with pytest.raises(UsageError, match=r"line 3: the key 'sources' stands here twice"):
+    with pytest.raises(UsageError, match=r"duplicate key 'sources' \(line 3\)"):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"sources: [", b"\xff\xfe", b"just text", b"", b"{1: 2}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"sources: [", b"\xff\xfe", b"just text", b"", b"{1: 2}"),
+        *(b"\x00", b"? [a]\n: b", b"a: 2001-99-99", b"!!map a"),
+    ],
+)
 def test_file_that_is_no_configuration_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "pyops.yml").write_bytes(content)
     with pytest.raises(UsageError):
@@ -125,15 +202,15 @@ def test_file_that_is_no_configuration_is_refused(tmp_path: Path, content: bytes
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match=r"no pyops.yml in this folder \(/.*\)$"):
         load(tmp_path)
 
 
 def test_two_tables_with_one_target_are_refused(tmp_path: Path) -> None:
     source = {"type": "postgres", "dsn": "demo", "tables": {"t": TABLE}}
-    document = {"sources": {"a": source, "b": source}}
+    document = {"sources": {"a": source, "b": {**source, "tables": {"t": dict(TABLE)}}}}
     (tmp_path / "pyops.yml").write_text(yaml.safe_dump(document))
-    with pytest.raises(UsageError, match=r"a\.t and b\.t would both land in raw\.t"):
+    with pytest.raises(UsageError, match=r"a\.t and b\.t would both land in raw\.t \(line 11\)"):
         load(tmp_path)
 
 

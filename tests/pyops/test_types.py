@@ -16,10 +16,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pyops.config.model import CHANGE_COLUMNS
 from pyops.demo.server import Server
 from pyops.errors import OperationError
-from pyops.records import Run
+from pyops.records import CHANGE_COLUMNS, Run
 from pyops.sql import identifier, literal
 from pyops.staging.postgres_types import array_to_json
 from tests.pyops.conftest import Lab, Sql, _database, execute

@@ -207,7 +207,7 @@ def test_two_rows_that_are_equally_new_are_an_error(
 def test_file_does_not_grow_under_a_thousand_delete_inserts(lab: Lab) -> None:
     """Behaviour 14."""
     config = lab.configure({"t": DAYS}).config.sources["src"].tables["t"]
-    table = Table("src", "t", config)
+    table = Table.of("src", "t", config)
     warehouse = Warehouse(lab.directory / "warehouse.duckdb")
     mappings = {
         "id": ColumnMapping("BIGINT", "", '"id"'),

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyops.errors import DataError
+from pyops.records import PLACE_COLUMNS, RESERVED_COLUMNS
 from pyops.sources.files import json_faults
 from pyops.sources.files.lines import (
     CHUNK_BYTES,
@@ -31,7 +32,7 @@ from pyops.sql import identifier, literal
 from pyops.staging import casts
 
 MOST_COLUMNS = 1600  # as in PostgreSQL: beyond, names are data
-PLACE = ("_file", "_line", "_load_id", "_loaded_at", "_fault")
+PLACE = (*PLACE_COLUMNS, *RESERVED_COLUMNS)
 
 _REWRITTEN = r"-?\d+(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)|-0"
 # DuckDB writes a fraction as it stands if it is not tiny, does not end with 0 and has 15 digits at
