@@ -28,6 +28,9 @@ from pyops.records import Run
 Sql = Callable[..., list[tuple[Any, ...]]]
 Connect = Callable[[], adbc.Connection]
 
+# Documents of others, each with its licence.
+DATA = Path(__file__).parents[1] / "data"
+
 # What a test server loses when the machine loses power does not matter. Commits stay synchronous:
 # a change that was committed but not flushed yet is not in the stream, and tests wait for none.
 UNSAFE = {"fsync": "off", "full_page_writes": "off"}
