@@ -29,7 +29,7 @@ Sql = Callable[..., list[tuple[Any, ...]]]
 Connect = Callable[[], adbc.Connection]
 
 # Documents of others, each with its licence.
-DATA = Path(__file__).parents[1] / "data"
+TEST_DATA = Path(__file__).parents[1] / "data"
 
 # What a test server loses when the machine loses power does not matter. Commits stay synchronous:
 # a change that was committed but not flushed yet is not in the stream, and tests wait for none.

@@ -22,7 +22,7 @@ from pyops.errors import OperationError
 from pyops.records import Run
 from pyops.sql import identifier, literal
 from pyops.staging.postgres_types import array_to_json
-from tests.pyops.conftest import DATA, Lab, Sql, _database, execute
+from tests.pyops.conftest import TEST_DATA, Lab, Sql, _database, execute
 from tests.pyops.type_cases import CASES, TABLE, Case, Dead, statements
 
 # Every case of a dead letter is one on purpose: their share is no reason to stop.
@@ -244,7 +244,7 @@ def test_row_without_a_primary_key_is_a_dead_letter(lab: Lab, sql: Sql) -> None:
 
 
 def _naughty_strings() -> list[str]:
-    strings: list[str] = json.loads((DATA / "blns" / "blns.json").read_text("utf-8"))
+    strings: list[str] = json.loads((TEST_DATA / "blns" / "blns.json").read_text("utf-8"))
     return strings
 
 
