@@ -6,6 +6,7 @@ import itertools
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from pyops.records import Run
 Sql = Callable[..., list[tuple[Any, ...]]]
 Connect = Callable[[], adbc.Connection]
 
+# Documents of others, each with its licence.
+TEST_DATA = Path(__file__).parents[1] / "data"
+
 # What a test server loses when the machine loses power does not matter. Commits stay synchronous:
 # a change that was committed but not flushed yet is not in the stream, and tests wait for none.
 UNSAFE = {"fsync": "off", "full_page_writes": "off"}
@@ -38,16 +42,41 @@ _numbers = itertools.count(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# To connect takes longer than most statements: sessions stay open until their test ends.
+_sessions: dict[str, adbc.Connection] = {}
+
+
 def execute(dsn: str, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
     """Runs one statement in autocommit and returns its rows, if it has any."""
-    with (
-        closing(adbc.connect(dsn, autocommit=True)) as connection,
-        closing(connection.cursor()) as cursor,
-    ):
+    if threading.current_thread() is threading.main_thread():
+        return _execute(_session(dsn), statement, *parameters)
+    with closing(adbc.connect(dsn, autocommit=True)) as connection:
+        return _execute(connection, statement, *parameters)
+
+
+def _execute(connection: adbc.Connection, statement: str, *parameters: object) -> list[Any]:
+    with closing(connection.cursor()) as cursor:
         # By default every query becomes a COPY, which SHOW, EXPLAIN and RETURNING cannot be.
         cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})
         cursor.execute(statement, parameters or None)
         return cursor.fetchall() if cursor.description else []
+
+
+def _session(dsn: str) -> adbc.Connection:
+    if dsn in _sessions:
+        try:
+            _execute(_sessions[dsn], "SELECT 1")
+            return _sessions[dsn]
+        except adbc.Error:  # the server was restarted, or the test ended the session
+            _sessions.pop(dsn).close()
+    _sessions[dsn] = adbc.connect(dsn, autocommit=True)
+    return _sessions[dsn]
+
+
+def close_sessions(*, keep: str = "") -> None:
+    """Closes the sessions that `execute` keeps, all but that of one DSN."""
+    for dsn in _sessions.keys() - {keep}:
+        _sessions.pop(dsn).close()
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +90,7 @@ def server() -> Iterator[Server]:
         server.start(UNSAFE)
         yield server
     finally:
+        close_sessions()
         server.remove()
         shutil.rmtree(folder)
 
@@ -68,19 +98,16 @@ def server() -> Iterator[Server]:
 def _database(server: Server, options: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     admin = server.dsn()
-    execute(admin, f"CREATE DATABASE {name} {options}")
+    execute(admin, f"CREATE DATABASE {name} STRATEGY FILE_COPY {options}")
     try:
         yield server.dsn(name)
     finally:
+        close_sessions(keep=admin)
         # A slot belongs to a database and would keep it from being dropped.
         execute(
             admin,
-            "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots"
-            f" WHERE database = '{name}' AND active",
-        )
-        execute(
-            admin,
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+            "SELECT active AND pg_terminate_backend(active_pid, 5000),"
+            " pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
             f" WHERE database = '{name}'",
         )
         execute(admin, f"DROP DATABASE {name} WITH (FORCE)")
@@ -105,8 +132,7 @@ def new_shop(server: Server, shop_template: str) -> Iterator[Callable[[], str]]:
     """`new_shop()` makes one more copy of the shop and returns its libpq URI."""
     with ExitStack() as copies:
         make = contextmanager(_database)
-        options = f"TEMPLATE {shop_template} STRATEGY FILE_COPY"
-        yield lambda: copies.enter_context(make(server, options))
+        yield lambda: copies.enter_context(make(server, f"TEMPLATE {shop_template}"))
 
 
 @pytest.fixture

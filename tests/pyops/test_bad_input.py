@@ -1,6 +1,6 @@
 """Bad files: each is a clear error or refused rows with their place, never half a file.
 
-The documents are those of JSONTestSuite and csv-spectrum, beside the project.
+The documents are those of JSONTestSuite and csv-spectrum.
 """
 
 import gzip
@@ -20,12 +20,10 @@ from pyops.config.model import FilesTable
 from pyops.errors import DataError
 from pyops.sources.files import find as files
 from pyops.sources.files.find import Arrived
+from tests.pyops.conftest import TEST_DATA
 
-BAD_INPUT = Path(__file__).parents[2].parent / "shared" / "data" / "bad_input"
-DOCUMENTS = BAD_INPUT / "json_test_suite" / "test_parsing"
-SPECTRUM = BAD_INPUT / "csv_spectrum"
-
-pytestmark = pytest.mark.skipif(not BAD_INPUT.exists(), reason="the bad input is not there")
+DOCUMENTS = TEST_DATA / "json_test_suite" / "test_parsing"
+SPECTRUM = TEST_DATA / "csv_spectrum"
 
 Refusals = list[tuple[str, int, str, str]]
 
@@ -361,7 +359,7 @@ def test_foreign_or_truncated_parquet_is_an_error(land: Landing, tmp_path: Path)
 
 def test_blns(land: Landing) -> None:
     """Behaviour 34: the naughty strings land as they are, from every format of text."""
-    naughty = json.loads((BAD_INPUT / "blns" / "blns.json").read_text("utf-8"))
+    naughty = json.loads((TEST_DATA / "blns" / "blns.json").read_text("utf-8"))
     assert len(naughty) == 515
     for escapes in (True, False):
         lines = [json.dumps({"id": n, "s": s}, ensure_ascii=escapes) for n, s in enumerate(naughty)]

@@ -86,7 +86,7 @@ def _recreate_slot(sql: Sql) -> None:
         ),
         (f"ALTER PUBLICATION {SLOT} SET TABLE t (id)", "its column list was altered"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_stream_that_may_lack_changes_is_not_landed(
     lab: Lab, sql: Sql, break_it: Any, said: str

@@ -33,10 +33,10 @@ from pyops.errors import DataError, OperationError, SchemaChangeError, UsageErro
 from pyops.records import Run
 from pyops.staging.file import Stage
 from tests.pyops.change_log import current, events, ops
-from tests.pyops.conftest import Lab
+from tests.pyops.conftest import TEST_DATA, Lab
 from tests.pyops.test_faults import Project, at, die
 
-SAMPLES = Path(__file__).parents[2].parent / "shared" / "data" / "debezium" / "doc_samples"
+SAMPLES = TEST_DATA / "debezium"
 TABLE: dict[str, Any] = {"path": "*.jsonl*", "primary_key": ["id"]}
 UNSENT = "__debezium_unavailable_value"
 

@@ -10,8 +10,8 @@ import pytest
 
 from pyops.demo import events, traffic
 from pyops.sql import literal
-from tests.pyops.conftest import execute
-from tests.pyops.dbt_runs import PROJECT, ask, copy_project
+from tests.pyops.conftest import TEST_DATA, execute
+from tests.pyops.dbt_runs import ask, copy_project
 
 TOTALS = [
     ("fct_order_items", "count(*), sum(amount)"),
@@ -82,7 +82,7 @@ def test_shop_goes_from_postgres_to_the_mart_and_goes_on(project: Path, shop_dsn
     assert ask(project, letters) == [(310,)], "as data/README.md says of malformed lines"
 
     traffic.commit_days(shop_dsn, days=2, seed=3)
-    naughty = PROJECT.parent / "shared" / "data" / "bad_input" / "blns" / "blns.json"
+    naughty = TEST_DATA / "blns" / "blns.json"
     strings = json.loads(naughty.read_text("utf-8"))
     values = ", ".join(f"({n}, {literal(text)})" for n, text in enumerate(strings))
     execute(

@@ -21,7 +21,7 @@ from pyops.errors import OperationError
 from pyops.records import CHANGE_COLUMNS, Run
 from pyops.sql import identifier, literal
 from pyops.staging.postgres_types import array_to_json
-from tests.pyops.conftest import Lab, Sql, _database, execute
+from tests.pyops.conftest import TEST_DATA, Lab, Sql, _database, execute
 from tests.pyops.type_cases import CASES, TABLE, Case, Dead, statements
 
 # Every case of a dead letter is one on purpose: their share is no reason to stop.
@@ -243,10 +243,7 @@ def test_row_without_a_primary_key_is_a_dead_letter(lab: Lab, sql: Sql) -> None:
 
 
 def _naughty_strings() -> list[str]:
-    file = Path(__file__).parents[3] / "shared/data/bad_input/blns/blns.json"
-    if not file.exists():
-        pytest.skip("the Big List of Naughty Strings (MIT) is not there")
-    strings: list[str] = json.loads(file.read_text("utf-8"))
+    strings: list[str] = json.loads((TEST_DATA / "blns" / "blns.json").read_text("utf-8"))
     return strings
 
 
