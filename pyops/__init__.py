@@ -7,16 +7,18 @@ for item in extract(load(Path("."))):
     print(item.table, item.run.status, item.run.rows_written)
 """
 
-from pyops.cdc.postgres.capture import Capture, capture, follow, snapshot
+from pyops.commands.cdc import Capture, capture, follow
 from pyops.commands.compact import Compaction, compact
 from pyops.commands.dlq import dead_letters, purge, replay
 from pyops.commands.erase import Erasure, erase
-from pyops.commands.extract import Extraction, Listener, extract
+from pyops.commands.extract import Extraction, extract
+from pyops.commands.publish import publish
 from pyops.commands.reconcile import Reconciliation, reconcile
 from pyops.commands.run import Summary, run
 from pyops.commands.slot import SlotStatus, slot_status
-from pyops.commands.staged import publish, validate
+from pyops.commands.snapshot import snapshot
 from pyops.commands.status import TableStatus, status
+from pyops.commands.validate import validate
 from pyops.config.days import Days
 from pyops.config.load import load
 from pyops.config.project import Project, Table
@@ -28,6 +30,7 @@ from pyops.errors import (
     TransientError,
     UsageError,
 )
+from pyops.progress import Listener
 from pyops.records import DeadLetter, Run
 
 __all__ = [

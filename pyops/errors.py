@@ -12,7 +12,6 @@ An error says what happened, where and why; its ``hint`` says what to do next. N
 row's value, a password or a DSN: messages reach logs, values belong in the dead letters.
 """
 
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -68,3 +67,14 @@ class GateError(DataError):
     def __init__(self, message: str, *, results: tuple[GateResult, ...], hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.results = results
+
+
+class Outcome:
+    """A result that carries its error."""
+
+    error: PyopsError | None
+
+    def raise_for_error(self) -> None:
+        """Raises the error, if there is one."""
+        if self.error is not None:
+            raise self.error

@@ -1,4 +1,4 @@
-"""Change logs, ``raw.<table>__changes``: what every change of any source has, and how it is written."""
+"""Change logs, ``raw.<table>__changes``: what every change has, and how it is written."""
 
 from collections.abc import Mapping
 

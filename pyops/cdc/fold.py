@@ -146,12 +146,10 @@ class Fold:
             run(_COMPLETED.format(identity=_IDENTITY, name=literal(name), column=column))
         return int(row[0]) if row else 0
 
-    def insert_rewritten(self) -> None:
-        """Adds the rows of ``temp.rewritten`` to the log, with nothing that was not sent."""
-        self.connection.execute(
-            f"INSERT INTO {self.log} BY NAME SELECT * REPLACE ([]::VARCHAR[] AS _unchanged)"
-            " FROM temp.rewritten"
-        )
+    @property
+    def rewritten(self) -> str:
+        """The SELECT of the rows that ``rewrite`` has made, with nothing that was not sent."""
+        return "SELECT * REPLACE ([]::VARCHAR[] AS _unchanged) FROM temp.rewritten"
 
 
 def number_events(

@@ -112,7 +112,7 @@ def validate(
 ) -> None:
     """Hold staged tables against their gates; change nothing."""
     from pyops.cli.render import Terminal, print_extractions
-    from pyops.commands.staged import validate as validate_staged
+    from pyops.commands.validate import validate as validate_staged
     from pyops.quality.gates import CHECKS
 
     for family in check or ():
@@ -135,7 +135,7 @@ def publish(
 ) -> None:
     """Validate and publish staged tables."""
     from pyops.cli.render import Terminal, print_extractions
-    from pyops.commands.staged import publish as publish_staged
+    from pyops.commands.publish import publish as publish_staged
 
     project = load(project_dir, config_file)
     with Terminal() as terminal:
@@ -175,9 +175,9 @@ def cdc(
     config_file: ConfigFile = "pyops.yml",
 ) -> None:
     """Land changes until caught up with where the sources are now."""
-    from pyops.cdc.postgres.capture import capture
-    from pyops.cdc.postgres.capture import follow as follow_changes
     from pyops.cli.render import Terminal, print_captures
+    from pyops.commands.cdc import capture
+    from pyops.commands.cdc import follow as follow_changes
 
     try:
         rest = duration(interval)
@@ -202,8 +202,8 @@ def snapshot(
     config_file: ConfigFile = "pyops.yml",
 ) -> None:
     """Copy one cdc table anew and follow it from there."""
-    from pyops.cdc.postgres.capture import snapshot as copy
     from pyops.cli.render import Terminal, print_captures
+    from pyops.commands.snapshot import snapshot as copy
 
     project = load(project_dir, config_file)
     with Terminal() as terminal:

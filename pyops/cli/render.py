@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 
-from pyops.cdc.postgres.capture import Capture
+from pyops.commands.cdc import Capture
 from pyops.commands.compact import Compaction
 from pyops.commands.erase import Erasure
 from pyops.commands.extract import Extraction
@@ -19,9 +19,9 @@ from pyops.commands.reconcile import Reconciliation
 from pyops.commands.run import Summary
 from pyops.commands.slot import SlotStatus
 from pyops.commands.status import TableStatus
-from pyops.config.project import Table
 from pyops.errors import PyopsError
 from pyops.records import DeadLetter, Run
+from pyops.records import TableId as Table
 
 
 class Terminal:

@@ -80,9 +80,7 @@ def compact(
     return [_compact(invocation, table, manifest, now) for table in tables]
 
 
-def _compact(
-    invocation: Invocation, table: Table, manifest: Manifest, now: datetime
-) -> Compaction:
+def _compact(invocation: Invocation, table: Table, manifest: Manifest, now: datetime) -> Compaction:
     assert table.config.retention is not None
     done = Compaction(str(table), now - table.config.retention)
     recording = None
@@ -103,7 +101,7 @@ def _compact(
             commit = interruptible(folding.commit, cancel=at.connection.interrupt)
             return replace(done, run=recording.commit(stage, commit))
     except PyopsError as error:
-        return replace(done, run=recording and recording.run, error=error)
+        return replace(done, run=recording.run if recording else None, error=error)
 
 
 @dataclass
@@ -151,9 +149,7 @@ class _Folding:
             f"SELECT _generation, _lsn FROM {self.log} WHERE {self.old}"
             " ORDER BY _generation DESC, _lsn DESC LIMIT 1"
         )
-        self.fold.rewrite(
-            f"SELECT n FROM temp.events WHERE {_SURVIVES} AND _op <> 'r'", op="'r'"
-        )
+        self.fold.rewrite(f"SELECT n FROM temp.events WHERE {_SURVIVES} AND _op <> 'r'", op="'r'")
         goes = (
             f"{self.old} AND (_generation, _lsn, _seq) NOT IN"
             " (SELECT (_generation, _lsn, _seq) FROM temp.events WHERE is_last AND _op = 'r')"

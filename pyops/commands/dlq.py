@@ -13,7 +13,7 @@ from pyops.config.project import Project, Table
 from pyops.errors import OperationError, UsageError
 from pyops.quality.gates import dead_letter_rules
 from pyops.quality.validate import evaluate, failed, references
-from pyops.records import PLACE_COLUMNS, DeadLetter, GateResult, Run
+from pyops.records import DeadLetter, GateResult, Run
 from pyops.sql import identifier, json_pointer, literal
 from pyops.staging import casts
 from pyops.staging.columns import ColumnMapping
@@ -86,7 +86,7 @@ def replay(project: Project, name: str, *, ids: Sequence[int] = ()) -> Extractio
     if table.config.mode == "cdc":
         raise UsageError(
             f"{table}: a change cannot be put back into the middle of its log",
-            hint=table.config.replay_hint.format(table=table, source=table.source),
+            hint=project.config.sources[table.source].replay_hint.format(table),
         )
     invocation = Invocation(project)
     invocation.settle()

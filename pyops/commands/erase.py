@@ -1,4 +1,4 @@
-"""``pyops erase``: removes all that is kept of one key, in raw, dead letters, staging and dbt's tables.
+"""``pyops erase``: removes all that is kept of one key, wherever pyops and dbt have put it.
 
 What dbt remembers of a person is found by a tag: the column that holds the key has
 ``meta: {pyops_key_of: source.table.column}``. Nothing of the key is printed, logged or recorded.
@@ -94,9 +94,7 @@ def erase(project: Project, name: str, key: Sequence[str], *, dry_run: bool = Fa
         invocation.warehouse.attached(stage, read_only=False) as at,
     ):
         erasing = _Erasing(wanted, at)
-        found = interruptible(
-            lambda: erasing.count(len(staged)), cancel=at.connection.interrupt
-        )
+        found = interruptible(lambda: erasing.count(len(staged)), cancel=at.connection.interrupt)
         commit = interruptible(lambda: erasing.commit(found), cancel=at.connection.interrupt)
         return replace(found, run=recording.commit(stage, commit))
 

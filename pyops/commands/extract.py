@@ -1,6 +1,6 @@
 """Batch extraction: plan, read, stage, validate, publish; what fails leaves the others alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyops.commands.invocation import Invocation
@@ -9,9 +9,9 @@ from pyops.config.project import Project, Table
 from pyops.errors import Outcome, PyopsError, UsageError
 from pyops.progress import Listener
 from pyops.quality.validate import validate
-from pyops.records import GateResult, Run, TableId
+from pyops.records import GateResult, Run
 from pyops.sources.protocol import Plan, Request, Source, open_source
-from pyops.staging.file import Stage, discard, kept
+from pyops.staging.file import discard, kept
 from pyops.warehouse.protocol import TableState
 from pyops.warehouse.recording import Recording
 

@@ -59,7 +59,7 @@ class Invocation:
         """A staging file for a run."""
         return Stage.create(self.staging, recording.run)
 
-    def states(self, tables: Sequence[Table]) -> dict[TableId, TableState]:
+    def states(self, tables: Sequence[Table]) -> dict[Table, TableState]:
         """What is known of tables; where that cannot be known, each of them has failed."""
         try:
             self.settle()

@@ -1,4 +1,4 @@
-"""``pyops reconcile``: source against warehouse: what a watermark cannot see, above all deletions."""
+"""``pyops reconcile``: what a watermark cannot see, above all rows that were deleted."""
 
 from dataclasses import dataclass, replace
 
@@ -88,9 +88,7 @@ def reconcile(project: Project, name: str, *, apply: bool = False) -> Reconcilia
         return found
 
 
-def _compared(
-    warehouse: Warehouse, stage: Stage, table: Table, staged: Staged
-) -> Reconciliation:
+def _compared(warehouse: Warehouse, stage: Stage, table: Table, staged: Staged) -> Reconciliation:
     key = table.config.primary_key
     same = " AND ".join(f"r.{identifier(name)} = t.{identifier(name)}" for name in key)
     with warehouse.attached(stage) as at:
@@ -107,4 +105,8 @@ def _compared(
             f" (SELECT count(*) FROM rows AS r JOIN {target} AS t ON {same}"
             f"  WHERE {differs or 'false'})"
         ).fetchall()[0]
-    return Reconciliation(str(table), staged.rows_read, *counts, stage.dead_letters)
+    warehouse_rows, missing, extra, different = counts
+    return Reconciliation(
+        *(str(table), staged.rows_read, warehouse_rows),
+        *(missing, extra, different, stage.dead_letters),
+    )

@@ -1,6 +1,4 @@
-"""``pyops status``: where each table stands, from the warehouse; what holds a watermark back, from
-the source.
-"""
+"""``pyops status``: where each table stands, and what holds its watermark back."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,15 +66,13 @@ def _status(table: Table, state: TableState, holders: Mapping[str, str]) -> Tabl
         mode=table.config.mode,
         target=".".join(table.target),
         rows=state.rows if state.columns else None,
-        last_status=last and last.status,
-        last_finished_at=last and last.finished_at,
+        last_status=last.status if last else None,
+        last_finished_at=last.finished_at if last else None,
         last_loaded_at=state.last_loaded_at,
-        last_rows_written=last and last.rows_written,
-        last_error=last and last.error,
+        last_rows_written=last.rows_written if last else None,
+        last_error=last.error if last else None,
         watermark=state.watermark.bound,
-        held_back_by=tuple(
-            holders.get(name, name) for name in sorted(state.watermark.waiting_for)
-        ),
+        held_back_by=tuple(holders.get(name, name) for name in sorted(state.watermark.waiting_for)),
         dead_letters=state.dead_letters,
     )
 

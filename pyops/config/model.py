@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -239,6 +239,11 @@ class TableConfig(_Section):
         return None
 
     @property
+    def hides_columns(self) -> bool:
+        """Whether some columns, or their values, must not be kept anywhere."""
+        return bool(self.mask or self.exclude or self.columns)
+
+    @property
     def write_pattern(self) -> Write:
         """The write pattern, chosen or following the mode."""
         return self.write or WRITES[self.mode][0]
@@ -253,6 +258,10 @@ class TableConfig(_Section):
 
 class SourceConfig(_Section):
     """What a source of any kind has, beside its ``tables``; ``type`` is its kind."""
+
+    has_changes: ClassVar[bool] = False  # whether its tables may have mode cdc
+    has_slot: ClassVar[bool] = False  # whether these come from a replication slot
+    replay_hint: ClassVar[str] = ""  # what to do with a dead letter of mode cdc
 
     type: str
     mask_salt: str = Field("", repr=False)
@@ -285,6 +294,10 @@ class PostgresTable(TableConfig):
 
 class PostgresSource(SourceConfig):
     """A PostgreSQL database and the tables landed from it; ``fail_if_lag`` is in bytes."""
+
+    has_changes: ClassVar[bool] = True
+    has_slot: ClassVar[bool] = True
+    replay_hint: ClassVar[str] = "pyops snapshot {} re-snapshots it, once the cause is fixed"
 
     type: Literal["postgres"]
     dsn: str = Field(repr=False)
@@ -362,6 +375,9 @@ class DebeziumTable(TableConfig):
 
 class DebeziumSource(SourceConfig):
     """Files of Debezium's change events and the tables landed from them."""
+
+    has_changes: ClassVar[bool] = True
+    replay_hint: ClassVar[str] = "fix the cause and touch the file of {}: pyops cdc reads it again"
 
     type: Literal["debezium"]
     tables: dict[str, DebeziumTable]

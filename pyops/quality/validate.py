@@ -32,9 +32,7 @@ def evaluate(
         )
 
 
-def references(
-    warehouse: Warehouse, stage: Stage, table: Table
-) -> AbstractContextManager[object]:
+def references(warehouse: Warehouse, stage: Stage, table: Table) -> AbstractContextManager[object]:
     """The warehouse attached, where a gate looks into it."""
     return warehouse.attached(stage) if table.config.gates.references else nullcontext()
 
@@ -67,9 +65,7 @@ def failed(table: Table, results: Sequence[GateResult], stage: Stage | None) -> 
     queries = "\n       ".join(result.query for result in bad if result.query)
     hint = f"look at the staged rows in {stage.path}:\n       {queries}" if stage else ""
     said = "; ".join(result.message for result in bad)
-    return GateError(
-        f"{table}: {said}: nothing was published", results=tuple(results), hint=hint
-    )
+    return GateError(f"{table}: {said}: nothing was published", results=tuple(results), hint=hint)
 
 
 def dead_letter_rate(run: Run, threshold: float) -> GateResult:

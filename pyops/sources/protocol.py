@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pyops.config.days import Days
 from pyops.config.project import Project, Table
@@ -12,6 +12,7 @@ from pyops.errors import PyopsError
 from pyops.records import Run
 from pyops.staging.file import Stage
 from pyops.warehouse.protocol import CaptureState, Commit, TableState
+from pyops.warehouse.recording import Recording
 
 WritePattern = Literal["append", "delete_insert", "merge", "swap"]
 Progress = Callable[[int, int], None]  # told rows and bytes so far
@@ -106,14 +107,11 @@ class Chunk:
 
     mode: Literal["cdc", "snapshot"] = "cdc"
     table: Table | None = None
-    stage: Callable[[Stage, "Figures"], Commit] | None = None
+    stage: Callable[[Stage, Recording], Commit] | None = None
     commit: Commit = field(default_factory=Commit)
     is_run: bool = True  # whether a row of ``pyops.runs`` tells of it
     error: PyopsError | None = None
     landed: Run | None = None
-
-
-Figures = Callable[..., None]  # notes figures of the run, by the names of its columns
 
 
 class ChangeSource(ABC):
@@ -143,13 +141,15 @@ class ChangeSource(ABC):
 
 def open_source(project: Project, name: str, *, attempts: int = 4) -> Source:
     """Opens a source to be read by batch, whatever its kind; connects so many times at most."""
-    kind = project.config.sources[name].type
-    tables: Source = import_module(f"pyops.sources.{kind}.read").Tables(project, name, attempts)
+    kind = import_module(f"pyops.sources.{project.config.sources[name].type}.read")
+    tables: Source = kind.Tables(project, name, attempts)
     return tables
 
 
-def open_changes(project: Project, name: str) -> ChangeSource:
+def open_changes(project: Project, name: str, **options: Any) -> ChangeSource:
     """Opens a source whose changes are landed, whatever its kind."""
     kind = project.config.sources[name].type
-    changes: ChangeSource = import_module(f"pyops.cdc.{kind}.capture").Changes(project, name)
+    changes: ChangeSource = import_module(f"pyops.cdc.{kind}.capture").Changes(
+        project, name, **options
+    )
     return changes

@@ -150,15 +150,14 @@ def upgrade(connection: duckdb.DuckDBPyConnection) -> None:
 # What is known
 
 
-def columns_of(
-    connection: duckdb.DuckDBPyConnection, target: Relation
-) -> dict[str, str]:
+def columns_of(connection: duckdb.DuckDBPyConnection, target: Relation) -> dict[str, str]:
     """The type of each column of a table by name; empty if there is none."""
     found = _all(
         connection,
         "SELECT column_name, data_type FROM duckdb_columns()"
         " SEMI JOIN duckdb_tables() USING (database_name, schema_name, table_name)"
-        " WHERE database_name = 'warehouse' AND lower(schema_name) = lower(?) AND lower(table_name) = lower(?)"
+        " WHERE database_name = 'warehouse' AND lower(schema_name) = lower(?)"
+        " AND lower(table_name) = lower(?)"
         " ORDER BY column_index",
         *target,
     )
@@ -184,7 +183,8 @@ def table_state(connection: duckdb.DuckDBPyConnection, table: TableId) -> TableS
     recent = _all(
         connection,
         f"SELECT rows_read FROM warehouse.pyops.runs {mine} AND status = 'succeeded'"
-        " AND mode NOT IN ('reconcile', 'replay') AND rows_read > 0 ORDER BY started_at DESC LIMIT 10",
+        " AND mode NOT IN ('reconcile', 'replay') AND rows_read > 0"
+        " ORDER BY started_at DESC LIMIT 10",
         *who,
     )
     dead_letters = _all(
@@ -199,12 +199,14 @@ def table_state(connection: duckdb.DuckDBPyConnection, table: TableId) -> TableS
             connection, f"SELECT file, size, mtime_ns FROM warehouse.pyops.files {mine}", *who
         )
         files = {name: (size, mtime) for name, size, mtime in landed}
-        for cursor, bound, candidate, waiting in _all(
+        marks = _all(
             connection,
             "SELECT cursor_column, bound, candidate, waiting_for"
             f" FROM warehouse.pyops.watermarks {mine}",
             *who,
-        ):
+        )
+        if marks:
+            cursor, bound, candidate, waiting = marks[0]
             watermark = Watermark(bound, candidate, frozenset(waiting))
     return TableState(
         *(columns, rows, last_load, loaded_at, _last_run(connection, table)),
@@ -451,7 +453,7 @@ def settle_dead_letters(
     again = f"payload IN (SELECT payload FROM ({write.dead_letters}))"
     query = f"SELECT count(*) FROM warehouse.pyops.dead_letters WHERE {mine}"
     there = int(_all(connection, query, *who)[0][0])
-    superseded, parameters = "", []
+    superseded, parameters = "", list[object]()
     match write.supersedes or write.scope:
         case Whole():
             superseded = "true" if write.log else f"NOT {again}"
@@ -467,12 +469,12 @@ def settle_dead_letters(
             [run.run_id, *who, *parameters],
         )
     if found:
-        is_new, parameters = "true", []
+        is_new, parameters = "true", list[object]()
         if not write.log:
             is_new = (
                 f"payload NOT IN (SELECT payload FROM warehouse.pyops.dead_letters WHERE {mine})"
             )
-            parameters = who
+            parameters = [*who]
         connection.execute(
             "INSERT INTO warehouse.pyops.dead_letters (run_id, load_id, source, table_name, key,"
             " column_name, value, reason, payload, recorded_at, letter_id, file, line, status)"
@@ -506,9 +508,7 @@ def store_capture(
 ) -> None:
     """Stores how a source's capture has moved on."""
     offset = change.offset
-    connection.execute(
-        "DELETE FROM warehouse.pyops.cdc_offsets WHERE source = ?", [offset.source]
-    )
+    connection.execute("DELETE FROM warehouse.pyops.cdc_offsets WHERE source = ?", [offset.source])
     connection.execute(
         "INSERT INTO warehouse.pyops.cdc_offsets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [*vars(offset).values(), utc_now()],

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +28,7 @@ from pyops.warehouse.committing import Committing
 from pyops.warehouse.protocol import CaptureState, Commit, TableState
 
 _T = TypeVar("_T")
+_Table = TypeVar("_Table", bound=TableId)
 _log = logging.getLogger(__name__)
 _HASTE = 0.5  # seconds: a run that failed has waited for the warehouse already, or is being stopped
 
@@ -178,7 +179,7 @@ class DuckDBWarehouse:
             reraise=True,
         )(attempt)
 
-    def states(self, tables: Sequence[TableId]) -> dict[TableId, TableState]:
+    def states(self, tables: Sequence[_Table]) -> dict[_Table, TableState]:
         """What is known of tables."""
         if not self.exists():
             return {table: TableState() for table in tables}

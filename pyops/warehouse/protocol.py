@@ -13,6 +13,7 @@ from pyops.records import Captured, GateResult, Offset, Relation, Run, TableId, 
 from pyops.staging.file import Stage
 
 _T = TypeVar("_T")
+_Table = TypeVar("_Table", bound=TableId)
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,7 @@ class Where:
     kind: Literal["where"] = "where"
 
 
-Scope = Annotated[
-    Append | ByKey | ByDays | ByFiles | Whole | Where, Field(discriminator="kind")
-]
+Scope = Annotated[Append | ByKey | ByDays | ByFiles | Whole | Where, Field(discriminator="kind")]
 # A copy makes its log even if it is empty; the stream needs one; events make one if there are any.
 LogPart = Literal["copy", "stream", "events"]
 
@@ -183,7 +182,9 @@ class CaptureState:
 class Attached(Protocol):
     """A warehouse whose tables can be read beside those of a staging file."""
 
-    connection: duckdb.DuckDBPyConnection
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """Where they can be read."""
 
     def name(self, relation: Relation) -> str:
         """The name to read a table by."""
@@ -207,7 +208,7 @@ class Warehouse(Protocol):
     def exists(self) -> bool:
         """Whether there is one yet."""
 
-    def states(self, tables: Sequence[TableId]) -> dict[TableId, TableState]:
+    def states(self, tables: Sequence[_Table]) -> dict[_Table, TableState]:
         """What is known of tables."""
 
     def capture_state(self, source: str) -> CaptureState:
@@ -231,4 +232,3 @@ class Warehouse(Protocol):
 
     def dbt_environment(self) -> dict[str, str]:
         """The variables by which dbt finds it."""
-

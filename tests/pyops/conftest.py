@@ -18,7 +18,7 @@ import duckdb
 import pytest
 import yaml
 
-from pyops.cdc.postgres.capture import capture
+from pyops.commands.cdc import capture
 from pyops.commands.extract import Extraction, extract
 from pyops.config.load import load
 from pyops.config.project import Project

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pyops.cdc.postgres.capture import capture, snapshot
+from pyops.commands.cdc import capture
+from pyops.commands.snapshot import snapshot
 from tests.pyops.change_log import at_source
 from tests.pyops.change_models import EMPTY_LOG, ChangeModels, apply, differences
 from tests.pyops.conftest import Connect, Lab, Sql

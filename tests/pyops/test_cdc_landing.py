@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 
 from pyops.cdc.changelog import Chunk
-from pyops.cdc.postgres.capture import snapshot
+from pyops.commands.snapshot import snapshot
 from pyops.records import Captured, Offset
 from tests.pyops.change_log import at_source, current, events, ops
 from tests.pyops.conftest import Connect, Lab, Sql

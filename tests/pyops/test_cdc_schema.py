@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pyops.cdc.postgres.capture import capture, snapshot
+from pyops.commands.cdc import capture
+from pyops.commands.snapshot import snapshot
 from pyops.errors import OperationError, SchemaChangeError
 from tests.pyops.change_log import at_source, current, events, ops
 from tests.pyops.conftest import Connect, Lab, Sql

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from pyops.cdc.postgres.capture import Capture, capture, snapshot
 from pyops.cdc.postgres.slot import Slot, await_transactions, look_at_server, look_at_slot
 from pyops.commands import slot as slots
+from pyops.commands.cdc import Capture, capture
+from pyops.commands.snapshot import snapshot
 from pyops.demo.server import Server
 from pyops.errors import OperationError, PyopsError, TransientError, UsageError
 from pyops.staging.file import Stage

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pyops.cdc.postgres.capture import capture, snapshot
+from pyops.commands.cdc import capture
+from pyops.commands.snapshot import snapshot
 from tests.pyops.change_log import at_source, current
 from tests.pyops.conftest import Connect, Lab, Sql
 from tests.pyops.traffic import batches, commit

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pyops import dead_letters, purge, replay
-from pyops.quality.validate import GateError
+from pyops.errors import GateError
 from tests.pyops.conftest import Lab, Sql
 from tests.pyops.test_cli import command
 

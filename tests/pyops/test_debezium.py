@@ -23,13 +23,14 @@ from hypothesis import strategies as st
 
 from pyops.cdc.changelog import _Appending
 from pyops.cdc.debezium import land as debezium
-from pyops.cdc.postgres.capture import capture, snapshot
+from pyops.commands.cdc import capture
 from pyops.commands.compact import compact
 from pyops.commands.dlq import replay
-from pyops.commands.extract import Silent
+from pyops.commands.snapshot import snapshot
 from pyops.commands.status import status
 from pyops.config.load import load
 from pyops.errors import DataError, OperationError, SchemaChangeError, UsageError
+from pyops.progress import Silent
 from pyops.records import Run
 from pyops.staging.file import Stage
 from tests.pyops.change_log import current, events, ops

@@ -13,13 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from pyops import dead_letters, erase, extract, publish
-from pyops.cdc.postgres.capture import capture
 from pyops.cli import app as cli
+from pyops.commands.cdc import capture
 from pyops.commands.erase import Erasure
 from pyops.config.load import load
 from pyops.errors import OperationError, UsageError
 from pyops.staging.file import Stage
-from pyops.warehouse.duckdb import Warehouse
+from pyops.warehouse.duckdb import DuckDBWarehouse as Warehouse
 from tests.pyops.change_log import at_source, current, events, ops
 from tests.pyops.conftest import Lab, Sql
 from tests.pyops.dbt_runs import put_manifest

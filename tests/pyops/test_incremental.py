@@ -6,8 +6,8 @@ import adbc_driver_postgresql.dbapi as adbc
 import pytest
 
 from pyops import Days
-from pyops.commands.extract import Silent
 from pyops.errors import DataError, PyopsError, UsageError
+from pyops.progress import Silent
 from tests.pyops.conftest import Connect, Lab, Sql, execute
 
 MERGE: dict[str, Any] = {"mode": "incremental", "cursor": "at", "primary_key": ["id"]}

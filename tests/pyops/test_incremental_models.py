@@ -11,7 +11,7 @@ import duckdb
 import pytest
 from dbt.cli.main import dbtRunner, dbtRunnerResult
 
-from pyops.cdc.postgres.capture import capture
+from pyops.commands.cdc import capture
 from pyops.commands.extract import extract
 from pyops.commands.run import _let_go_of_the_warehouse
 from pyops.config.load import load

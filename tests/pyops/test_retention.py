@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pyops import compact
-from pyops.cdc.postgres.capture import capture, snapshot
+from pyops.commands.cdc import capture
 from pyops.commands.compact import Compaction
+from pyops.commands.snapshot import snapshot
 from pyops.config.load import load
 from pyops.errors import OperationError, UsageError
 from pyops.records import utc_now

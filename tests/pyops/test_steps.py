@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 from pyops import extract, publish, validate
-from pyops.quality.validate import GateError
+from pyops.errors import GateError
 from tests.pyops.conftest import Lab
 from tests.pyops.test_cli import command
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyops.commands.extract import extract
-from pyops.commands.staged import publish
+from pyops.commands.publish import publish
 from tests.pyops.conftest import Lab, Sql
 
 # As many rows as DuckDB takes at once, 100 KB each.

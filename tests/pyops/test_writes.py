@@ -7,6 +7,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
+from pyops.warehouse.publication import Load, publish
 
 from pyops import Days
 from pyops.commands import extract as extraction
@@ -15,8 +16,7 @@ from pyops.errors import DataError, TransientError
 from pyops.records import Run
 from pyops.staging.file import Stage
 from pyops.staging.postgres_types import ColumnMapping
-from pyops.warehouse.duckdb import Warehouse
-from pyops.warehouse.publication import Load, publish
+from pyops.warehouse.duckdb import DuckDBWarehouse as Warehouse
 from tests.pyops.conftest import Lab, Sql
 
 KEYED: dict[str, Any] = {"primary_key": ["id"]}

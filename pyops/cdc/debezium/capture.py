@@ -76,9 +76,7 @@ class Changes(ChangeSource):
             raise
         return [file for file in found if known.get(file.name) != (file.size, file.mtime_ns)]
 
-    def _stage(
-        self, table: Table, found: list[File], stage: Stage, recording: Recording
-    ) -> Commit:
+    def _stage(self, table: Table, found: list[File], stage: Stage, recording: Recording) -> Commit:
         state = self.states[table]
         events = StagedEvents(stage, table, self.salt, state.columns)
         interruptible(lambda: events.read(found), cancel=stage.connection.interrupt)

@@ -107,8 +107,8 @@ class Numbering:
             types = {name: type_ for name, type_ in log.items() if name not in own}
             sources.insert(0, (self.at.name(self.table.target), types))
         known: dict[str, str] = {}
-        for _, types in sources:
-            known = _evolved(known, types)
+        for _, more in sources:
+            known = _evolved(known, more)
         same_place = f"_lsn BETWEEN {first} AND {last} AND _lsn IN (SELECT _lsn FROM ({rows}))"
         old = " UNION ALL BY NAME ".join(
             f"SELECT {', '.join(_cast(known, types))} FROM {name} WHERE {same_place}"

@@ -22,6 +22,7 @@ from pyops.sources.files.json import (
     Rows,
     add_columns,
     free_mark,
+    room,
 )
 from pyops.sources.files.lines import Chunk, Refused, chunks, without
 from pyops.sql import identifier
@@ -29,7 +30,6 @@ from pyops.staging import casts
 from pyops.staging.columns import DEAD_LETTER, ColumnMapping
 from pyops.staging.connect_types import ConnectType, mapping_of, mapping_of_configured
 from pyops.staging.file import Stage
-from pyops.staging.memory import room
 from pyops.staging.postgres_types import hashed
 from pyops.warehouse.protocol import Attached, ByFiles, Write
 
@@ -41,8 +41,8 @@ _TAKEN = (*PLACE, *CHANGE_COLUMNS, *_INNER)
 class StagedEvents:
     """Events on their way into a staging file.
 
-    ``log`` has the type of each column of the log, if there is one; ``lines`` counts the lines read,
-    ``kinds`` how many of them were of which kind.
+    ``log`` has the type of each column of the log, if there is one; ``lines`` counts the lines
+    read, ``kinds`` how many of them were of which kind.
     """
 
     stage: Stage
@@ -122,7 +122,9 @@ class StagedEvents:
         for schema in pc.unique(rows["schema"]).to_pylist():
             is_its = pc.equal(rows["schema"], schema) if schema else pc.is_null(rows["schema"])
             refused += self._add(rows.filter(is_its), schema, file, mark)
-        refuse(connection, file, refused, hides=bool(config.mask or config.exclude or config.columns))
+        refuse(
+            connection, file, refused, hides=bool(config.mask or config.exclude or config.columns)
+        )
 
     @contextmanager
     def _registered(self, table: pa.Table) -> Iterator[None]:

@@ -48,7 +48,7 @@ from pyops.sources.postgres.session import Session, connect
 from pyops.sources.protocol import ChangeSource, Chunk
 from pyops.staging.file import Stage
 from pyops.staging.prefetch import Prefetch
-from pyops.warehouse.protocol import CaptureChange, CaptureState, Commit, TableState, Write
+from pyops.warehouse.protocol import CaptureChange, CaptureState, Commit, TableState
 from pyops.warehouse.recording import Recording
 
 PATIENCE = timedelta(minutes=10)
@@ -103,10 +103,14 @@ class Changes(ChangeSource):
         return connect(self.project.dsn(self.source), name=self.source)
 
     def _noted(
-        self, offset: Offset, *, forgets: tuple[str, ...] = (), keys: Mapping[str, tuple[str, ...]] = {}
+        self,
+        offset: Offset,
+        *,
+        forgets: tuple[str, ...] = (),
+        keys: Mapping[str, tuple[str, ...]] = {},
     ) -> Iterator[Chunk]:
         """Notes where the capture stands; what follows may rely on that."""
-        change = CaptureChange(offset, self._stored, forgets=forgets, keys=keys)
+        change = CaptureChange(offset, self._stored, forgets=forgets, keys=keys or {})
         yield Chunk(commit=Commit(capture=change), is_run=False)
         self._stored = self.offset = offset
 
@@ -130,12 +134,10 @@ class Changes(ChangeSource):
         self._stored = capture.offset
         if capture.offset is not None and capture.offset.status == "active":
             self.captured = dict(capture.tables)
-            self.offset = check_slot(
-                self.control, self.source, self.slot, capture.offset, server
-            )
+            self.offset = check_slot(self.control, self.source, self.slot, capture.offset, server)
         else:
             yield from self._make_slot(capture.offset, server)
-        self._check_publications(self.publications.look(), but=self.again)
+        self._check_publications(but=self.again)
         keys = {table.name: self._key(table) for table in self.facts}
         if not keys.items() <= capture.keys.items():
             yield from self._noted(self.offset, keys=keys)
@@ -176,13 +178,8 @@ class Changes(ChangeSource):
         )
         _log.info("%s: slot %s created at %s", self.source, self.slot, lsn_text(position))
 
-    def _check_publications(
-        self, versions: Mapping[str, int], *, but: Table | None = None
-    ) -> None:
-        check_publications(
-            *(self.source, self.publications, versions, self.offset, self.facts, self.captured),
-            but=but,
-        )
+    def _check_publications(self, *, but: Table | None = None) -> None:
+        check_publications(self.publications, self.offset, self.facts, self.captured, but=but)
 
     def _key(self, table: Table) -> tuple[str, ...]:
         """The columns that identify a row of a table: configured, or its primary key."""
@@ -247,9 +244,7 @@ class Changes(ChangeSource):
                 continue
             yield table, is_recreated
             if not facts.has_identity:
-                _log.info(
-                    "%s has no key: PostgreSQL gives only its inserts and truncations", table
-                )
+                _log.info("%s has no key: PostgreSQL gives only its inserts and truncations", table)
 
     def _copy(self, states: Mapping[Table, TableState]) -> Iterator[Chunk]:
         """Copies tables in one snapshot, each of them in a transaction of its own."""
@@ -312,7 +307,7 @@ class Changes(ChangeSource):
             return
         is_all = False
         while not is_all:
-            self._check_publications(self.publications.look())
+            self._check_publications()
             batches = peek(self.reader, self.slot, self.publications.names, upto=target.flushed)
             if (first := next(batches, None)) is None:
                 yield from self._rest(target, idles=idles)
@@ -359,7 +354,7 @@ class Changes(ChangeSource):
         finally:
             decoded.stop(self.reader.cancel)
         decoder.finish()
-        self._check_publications(self.publications.look())
+        self._check_publications()
         self._is_all = decoder.messages < MESSAGES
         position = max(decoder.position or 0, self.offset.lsn)
         self._next = replace(
@@ -375,9 +370,7 @@ class Changes(ChangeSource):
         """Moves slot and offset past a log that has nothing to land, so that it can go."""
         self._seen = target.flushed
         behind = target.flushed - self.offset.lsn
-        if idles and (
-            behind < IDLE_BYTES and time.monotonic() - self._moved_at < IDLE_SECONDS
-        ):
+        if idles and (behind < IDLE_BYTES and time.monotonic() - self._moved_at < IDLE_SECONDS):
             return
         self._moved_at = time.monotonic()
         if behind > 0:

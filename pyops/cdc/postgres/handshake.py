@@ -1,4 +1,4 @@
-"""What must hold at the source before changes are landed: the server, the slot, the publications."""
+"""What must hold at the source before changes are landed: server, slot and publications."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -96,9 +96,7 @@ def check_slot(session: Session, source: str, name: str, offset: Offset, server:
 
 
 def check_publications(
-    source: str,
     publications: Publications,
-    versions: Mapping[str, int],
     offset: Offset,
     facts: Mapping[Table, Facts],
     captured: Mapping[str, Captured],
@@ -106,7 +104,8 @@ def check_publications(
     but: Table | None = None,
 ) -> None:
     """Makes sure that the stream has every change of the captured tables, or says what to do."""
-    if versions != dict(offset.publications):
+    source = publications.source
+    if publications.look() != dict(offset.publications):
         raise OperationError(
             f"{source}: a publication was altered, or was dropped and created again: changes"
             " between may be missing",

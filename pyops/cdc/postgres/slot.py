@@ -273,3 +273,16 @@ def waiting_hint(session: Session) -> str:
     )
     open_ones = ", ".join(row[0] for row in rows)
     return f"open are {open_ones}" if open_ones else "see pg_stat_activity"
+
+
+@dataclass(frozen=True)
+class Pulse:
+    flushed: int
+    now: datetime
+    confirmed: int | None
+    wal_status: str | None
+
+
+def pulse(session: Session, slot: str, publications: Sequence[str]) -> Pulse:
+    s, k = look_at_server(session), look_at_slot(session, slot)
+    return Pulse(s.flushed, s.now, k and k.confirmed, k and k.wal_status)

@@ -94,16 +94,15 @@ class Copy:
         )
         place, truncation = 0, ""
         log = at.name(self.table.target)
-        if "_lsn" in at.columns(self.table.target) and at.connection.execute(
-            f"SELECT 1 FROM {log} LIMIT 1"
-        ).fetchone():
+        if (
+            "_lsn" in at.columns(self.table.target)
+            and at.connection.execute(f"SELECT 1 FROM {log} LIMIT 1").fetchone()
+        ):
             [(place,)] = at.connection.execute(  # after another copy that nothing has followed yet
                 f"SELECT coalesce(max(_seq) + 1, 0) FROM {log}"
                 f" WHERE _generation = {generation} AND _lsn = {lsn}"
             ).fetchall()
-            truncation = (
-                f"SELECT 't' AS _op, {place}::BIGINT AS _seq, {meta} UNION ALL BY NAME "
-            )
+            truncation = f"SELECT 't' AS _op, {place}::BIGINT AS _seq, {meta} UNION ALL BY NAME "
         return (
             f"{truncation}SELECT * EXCLUDE (_fault), 'r' AS _op, {meta},"
             f" row_number() OVER () + {place} AS _seq, NULL::BIGINT AS _xid FROM rows"

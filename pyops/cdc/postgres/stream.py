@@ -95,9 +95,7 @@ class StagedChanges:
                     hint=f"leave it out with exclude: [{attribute.name}]",
                 )
             taken.add(attribute.name.lower())
-        types = column_types(
-            self.catalog, [(a.type_oid, a.modifier) for a in attributes]
-        )
+        types = column_types(self.catalog, [(a.type_oid, a.modifier) for a in attributes])
         mappings = {
             a.name: hashed(identifier(a.name), self.salt)
             if a.name in config.mask

@@ -26,7 +26,7 @@ from pyops.sql import identifier
 
 if TYPE_CHECKING:
     from pyops.config.days import Days
-    from pyops.config.model import DebeziumTable, FilesTable, TableConfig
+    from pyops.config.model import FilesTable, TableConfig
 
 _BLOCK = 1 << 20
 REFUSED = "CREATE TABLE refused (_file VARCHAR, _line BIGINT, payload VARCHAR, reason VARCHAR)"
@@ -78,7 +78,7 @@ class Arrived:
     refused: int
 
 
-def find(project_dir: Path, table: FilesTable | DebeziumTable, days: Days | None = None) -> Found:
+def find(project_dir: Path, path_: str, days: Days | None = None) -> Found:
     """Finds the files of a table.
 
     Args:
@@ -90,8 +90,8 @@ def find(project_dir: Path, table: FilesTable | DebeziumTable, days: Days | None
     Raises:
         DataError: There is no file, so nothing can be said of these days.
     """
-    shape = re.compile(_regex(table.path))
-    pattern = table.path.replace("{date}", "-".join(["[0-9]" * n for n in (4, 2, 2)]))
+    shape = re.compile(_regex(path_))
+    pattern = path_.replace("{date}", "-".join(["[0-9]" * n for n in (4, 2, 2)]))
     found = []
     for name in sorted(set(glob.glob(pattern, root_dir=project_dir, recursive=True))):
         path, match = project_dir / name, shape.fullmatch(name)
@@ -102,7 +102,7 @@ def find(project_dir: Path, table: FilesTable | DebeziumTable, days: Days | None
             stat = path.stat()
             found.append(File(path, Path(name).as_posix(), day, stat.st_size, stat.st_mtime_ns))
     files = Found(found)
-    if days is not None and "{date}" in table.path:
+    if days is not None and "{date}" in path_:
         there = {file.day for file in files}
         asked = (days.first + timedelta(n) for n in range((days.last - days.first).days + 1))
         files.missing = tuple(day for day in asked if day not in there)
@@ -110,7 +110,7 @@ def find(project_dir: Path, table: FilesTable | DebeziumTable, days: Days | None
         when = "" if days is None else f" for {days.first}"
         when += f" to {days.last}" if days is not None and days.last != days.first else ""
         raise DataError(
-            f"there is no file {table.path}{when}",
+            f"there is no file {path_}{when}",
             hint="nothing was removed: only an empty file says that there are no rows"
             if when
             else "`path` in pyops.yml is relative to the project",

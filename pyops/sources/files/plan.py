@@ -87,7 +87,9 @@ def file_mappings(
     wanted = {
         name: type_
         for name, type_ in arrived.items()
-        if name not in config.exclude and name in (config.columns or arrived) and name not in PLACE_COLUMNS
+        if name not in config.exclude
+        and name in (config.columns or arrived)
+        and name not in PLACE_COLUMNS
     }
     for name in (*config.primary_key, *config.mask):
         if name not in wanted:

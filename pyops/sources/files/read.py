@@ -8,8 +8,7 @@ from pyops.errors import PyopsError, UsageError
 from pyops.interrupt import interruptible
 from pyops.sources.files.arrive import arrive
 from pyops.sources.files.find import find
-from pyops.sources.files.plan import file_mappings, plan
-from pyops.sources.files.plan import FilesPlan
+from pyops.sources.files.plan import FilesPlan, file_mappings, plan
 from pyops.sources.protocol import Plan, Progress, Request, Source, Staged
 from pyops.staging.file import Stage
 from pyops.warehouse.protocol import TableState
@@ -49,7 +48,7 @@ class Tables(Source):
                 stage.scratch,
                 format_=config.format,
                 day_column=config.partition_by,
-                hides=bool(config.mask or config.exclude or config.columns),
+                hides=config.hides_columns,
             ),
             cancel=stage.connection.interrupt,
         )
@@ -62,6 +61,6 @@ class Tables(Source):
     def compare(self, table: Table, state: TableState, stage: Stage) -> Staged:
         """Refuses: files are what they are."""
         raise UsageError(
-            f"{table} is landed from files", hint=f"read them again: pyops extract {table}"
-            " --full-refresh",
+            f"{table} is landed from files",
+            hint=f"read them again: pyops extract {table} --full-refresh",
         )

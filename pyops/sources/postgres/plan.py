@@ -13,9 +13,9 @@ from pyops.sql import identifier
 from pyops.staging.columns import ColumnMapping
 from pyops.staging.postgres_types import as_text, mapping_of, masked
 from pyops.warehouse.protocol import (
+    Append,
     ByDays,
     ByKey,
-    Append,
     Commit,
     Scope,
     TableState,

@@ -1,4 +1,4 @@
-"""PostgreSQL tables, read by batch: all of an invocation in one snapshot, so that they fit together."""
+"""PostgreSQL tables, read by batch: all in one snapshot, so that they fit together."""
 
 import logging
 import time
@@ -31,9 +31,7 @@ class Tables(Source):
             connect(project.dsn(name), name=name, attempts=attempts)
         )
 
-    def plan(
-        self, states: Mapping[Table, TableState], request: Request
-    ) -> Sequence[Plan]:
+    def plan(self, states: Mapping[Table, TableState], request: Request) -> Sequence[Plan]:
         """Plans tables, and begins the snapshot they are read in."""
         planned = [self._planned(table, state, request) for table, state in states.items()]
         marks = self._watermarks([p for p in planned if isinstance(p, PostgresPlan)])
@@ -50,9 +48,7 @@ class Tables(Source):
         except PyopsError as error:
             return Plan(table, table.config.write_pattern, error=error)
 
-    def _watermarks(
-        self, plans: Sequence[PostgresPlan]
-    ) -> dict[Table, Watermark | PyopsError]:
+    def _watermarks(self, plans: Sequence[PostgresPlan]) -> dict[Table, Watermark | PyopsError]:
         """Each incremental table's watermark after this run, or why it cannot be known."""
         incremental = [planned for planned in plans if planned.cursor is not None]
         if not incremental:

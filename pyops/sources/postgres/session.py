@@ -324,6 +324,7 @@ class Session:
 def connect(
     dsn: str,
     *,
+    name: str = "",
     attempts: int = 4,
     sleep: Callable[[float], None] = time.sleep,
     on_retry: Callable[[str], None] = lambda _: None,

@@ -1,0 +1,44 @@
+"""Progress."""
+
+from typing import Protocol
+
+from pyops.errors import PyopsError
+from pyops.records import Run, TableId
+
+
+class Listener(Protocol):
+    """Told what goes on; every method may be called often."""
+
+    def note(self, message: str) -> None:
+        """Something worth a line: a retry, a wait."""
+
+    def pause(self) -> None:
+        """Another program is about to print."""
+
+    def failed(self, source: str, error: PyopsError) -> None:
+        """A source has failed, not one of its tables."""
+
+    def reading(self, table: TableId, rows: int, estimated_rows: int) -> None:
+        """Rows read so far; the estimate is -1 where there is none."""
+
+    def finished(self, table: TableId, run: Run, error: PyopsError | None) -> None:
+        """A table is done, well or not."""
+
+
+class Silent:
+    """A listener that does not listen."""
+
+    def note(self, message: str) -> None:
+        """Forgets it."""
+
+    def pause(self) -> None:
+        """Forgets it."""
+
+    def failed(self, source: str, error: PyopsError) -> None:
+        """Forgets it."""
+
+    def reading(self, table: TableId, rows: int, estimated_rows: int) -> None:
+        """Forgets it."""
+
+    def finished(self, table: TableId, run: Run, error: PyopsError | None) -> None:
+        """Forgets it."""
