@@ -11,7 +11,7 @@ import duckdb
 import pytest
 from dbt.cli.main import dbtRunner
 
-from pyops.commands.run import _let_go_of_the_warehouse
+from pyops.dbt import release
 from tests.pyops.dbt_runs import PROJECT
 
 MACROS = [
@@ -79,7 +79,7 @@ class ChangeModels:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYOPS_WAREHOUSE", str(self.warehouse))
             done = dbtRunner().invoke(["--quiet", "--log-level-file", "none", *arguments, *where])
-            _let_go_of_the_warehouse()
+            release()
         assert done.success, done.exception or done.result
         return done.result
 

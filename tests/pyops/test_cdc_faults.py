@@ -16,15 +16,18 @@ from typing import Any
 
 import pytest
 
-from pyops.cdc.changelog import Chunk, _Appending
-from pyops.cdc.postgres import capture as replication
 from pyops.cdc.postgres import slot
-from pyops.cdc.postgres.capture import _Job
 from pyops.cdc.postgres.publication import Publications
+from pyops.cdc.postgres.stream import StagedChanges
+from pyops.commands.cdc import capture
 from pyops.commands.slot import slot_status
+from pyops.commands.snapshot import snapshot
 from pyops.config.load import load
 from pyops.demo.server import Server
 from pyops.staging.file import Stage
+from pyops.warehouse.committing import Committing
+from pyops.warehouse.duckdb import DuckDBWarehouse
+from pyops.warehouse.recording import Recording
 from tests.pyops.change_log import at_source, current
 from tests.pyops.conftest import UNSAFE, Lab, Sql, execute
 from tests.pyops.test_faults import (
@@ -52,23 +55,23 @@ END;
 """
 # Where a first run may be killed, in the order it comes there; the owner, a function, its call.
 FIRST: dict[str, tuple[Any, str, int]] = {
-    "intention noted": (_Job, "_store", 1),
+    "intention noted": (DuckDBWarehouse, "commit", 1),
     "publications made": (Publications, "create", 1),
     "slot made": ("pyops.cdc.postgres.capture", "create_slot", 1),
-    "slot noted": (_Job, "_store", 2),
+    "slot noted": (DuckDBWarehouse, "commit", 2),
     "table published": (Publications, "join", 1),
     "transactions awaited": ("pyops.cdc.postgres.capture", "await_transactions", 1),
     "copy begun": (Stage, "create", 1),
     "copy staged": (Stage, "fill", 1),
-    "copy before COMMIT": (_Appending, "_append", 1),
-    "copy after COMMIT": (_Appending, "commit", 1),
+    "copy before COMMIT": (Committing, "_write", 1),
+    "copy after COMMIT": (Recording, "commit", 1),
 }
 STREAM: dict[str, tuple[Any, str, int]] = {
     "staging file made": (Stage, "create", 1),
-    "some changes staged": (Chunk, "add", 2),
-    "all changes staged": (Chunk, "parts", 1),
-    "before COMMIT": (_Appending, "_append", 1),
-    "after COMMIT": (_Appending, "commit", 1),
+    "some changes staged": (StagedChanges, "add", 2),
+    "all changes staged": (StagedChanges, "writes", 1),
+    "before COMMIT": (Committing, "_write", 1),
+    "after COMMIT": (Recording, "commit", 1),
     "slot advanced": ("pyops.cdc.postgres.capture", "advance_slot", 1),
 }
 
@@ -176,9 +179,9 @@ def test_a_copy_and_the_stream_fit_together_under_traffic(
     )
     try:
         for _ in range(4):
-            [done] = replication.capture(project)
+            [done] = capture(project)
             assert done.error is None
-            assert replication.snapshot(project, "t").error is None
+            assert snapshot(project, "t").error is None
         assert pgbench.poll() is None
     finally:
         pgbench.terminate()
@@ -195,7 +198,7 @@ def test_a_rival_is_refused_while_another_run_is_on(project: Project, sql: Sql) 
     project.set_up(CDC)
     assert cdc(project)[0] == 0
     sql("INSERT INTO t VALUES (1, 1)")
-    for owner, name in ((Chunk, "parts"), ("pyops.cdc.postgres.capture", "advance_slot")):
+    for owner, name in ((StagedChanges, "writes"), ("pyops.cdc.postgres.capture", "advance_slot")):
         with halted(project, owner, name, command="cdc") as (command, released):
             code, output = cdc(project)
             assert code == 1
@@ -215,7 +218,7 @@ def test_a_signal_stops_it_cleanly(project: Project, sql: Sql, number: signal.Si
     project.set_up(CDC)
     assert cdc(project)[0] == 0
     sql("INSERT INTO t SELECT n, n FROM generate_series(1, 1000) AS n")
-    with halted(project, Chunk, "add", command="cdc") as (command, released):
+    with halted(project, StagedChanges, "add", command="cdc") as (command, released):
         os.kill(command.pid, number)
         released.set()
         code, output = command.end()
@@ -287,7 +290,7 @@ def test_a_server_that_restarts_loses_nothing(own_server: Server, tmp_path: Path
     own_server.start(UNSAFE)
     assert cdc(project)[0] == 0
     sql("INSERT INTO t SELECT n, n FROM generate_series(1, 1000) AS n")
-    with halted(project, Chunk, "add", command="cdc") as (command, released):
+    with halted(project, StagedChanges, "add", command="cdc") as (command, released):
         own_server.stop()
         own_server.start(UNSAFE)
         released.set()

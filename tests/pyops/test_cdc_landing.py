@@ -6,7 +6,7 @@ from typing import Any
 
 import duckdb
 
-from pyops.cdc.changelog import Chunk
+from pyops.cdc.postgres.stream import StagedChanges
 from pyops.commands.snapshot import snapshot
 from pyops.records import Captured, Offset
 from tests.pyops.change_log import at_source, current, events, ops
@@ -209,11 +209,11 @@ def test_transactions_are_told_apart_where_their_numbers_begin_anew() -> None:
     seen = f"{turn - 9}:{turn + 5}:{turn - 2},{turn + 3}"
     captured = Captured("t", 1, 1, 1, ("id",), seen, snapshot_lsn=99, handoff_lsn=200)
     offset = Offset("src", 1, "active", "slot", "", 1, lsn=100)
-    chunk = Chunk(None, {}, {}, offset, None, "")  # type: ignore[arg-type]
+    staged = StagedChanges(None, {}, {}, offset, None, "")  # type: ignore[arg-type]
     xids = [2**32 - 9, 2**32 - 2, 2**32 - 1, 3, 4, 5, 6]
     events = [(lsn, xid) for lsn in (50, 150, 250) for xid in xids]
     rows = ", ".join(map(str, events))
     query = f"SELECT _lsn, _xid FROM (VALUES {rows}) AS t (_lsn, _xid) WHERE "
     with duckdb.connect() as connection:
-        new = connection.execute(query + chunk._is_new(captured)).fetchall()
+        new = connection.execute(query + staged._is_new(captured)).fetchall()
     assert new == [(150, xid) for xid in (2**32 - 2, 3, 5, 6)] + [(250, xid) for xid in xids]

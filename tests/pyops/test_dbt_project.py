@@ -13,7 +13,6 @@ import pytest
 from dbt_common.clients.jinja import get_environment
 from jinja2 import nodes
 
-from pyops.config.load import load
 from pyops.dbt import Manifest
 from tests.pyops.dbt_runs import PROJECT
 
@@ -182,7 +181,7 @@ def test_what_is_stored_of_users_is_found_by_an_erasure(manifest: Node, tmp_path
     (tmp_path / "target" / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     for name in ("dbt_project.yml", "pyops.yml"):
         (tmp_path / name).write_text((PROJECT / name).read_text("utf-8"), "utf-8")
-    lineage = Manifest.read(load(tmp_path))
+    lineage = Manifest.read(tmp_path)
     tagged = {node.name for node in lineage.nodes.values() if "shop.users.id" in node.keys}
     assert "dim_users" in tagged
     readers = {node.name for node in lineage.rememberers(("raw", "orders__changes"))}

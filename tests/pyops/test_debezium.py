@@ -21,8 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyops.cdc.changelog import _Appending
-from pyops.cdc.debezium import land as debezium
+from pyops.cdc.debezium.land import StagedEvents
 from pyops.commands.cdc import capture
 from pyops.commands.compact import compact
 from pyops.commands.dlq import replay
@@ -33,6 +32,8 @@ from pyops.errors import DataError, OperationError, SchemaChangeError, UsageErro
 from pyops.progress import Silent
 from pyops.records import Run
 from pyops.staging.file import Stage
+from pyops.warehouse.committing import Committing
+from pyops.warehouse.recording import Recording
 from tests.pyops.change_log import current, events, ops
 from tests.pyops.conftest import TEST_DATA, Lab
 from tests.pyops.test_faults import Project, at, die
@@ -884,10 +885,10 @@ def test_column_with_a_name_of_pyops_is_refused_and_can_be_left_out(lab: Lab) ->
 
 MOMENTS: dict[str, tuple[Any, str]] = {
     "staging file made": (Stage, "create"),
-    "events staged": (debezium._Events, "read"),
-    "events typed": (debezium._Events, "parts"),
-    "before COMMIT": (_Appending, "_append"),
-    "after COMMIT": (_Appending, "commit"),
+    "events staged": (StagedEvents, "read"),
+    "events typed": (StagedEvents, "writes"),
+    "before COMMIT": (Committing, "_write"),
+    "after COMMIT": (Recording, "commit"),
 }
 
 

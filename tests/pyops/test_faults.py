@@ -35,7 +35,7 @@ from pyops.cli import app as cli
 from pyops.cli.render import Terminal
 from pyops.sources.postgres import session as postgres
 from pyops.staging.file import Stage
-from pyops.warehouse.publication import _Publication
+from pyops.warehouse.committing import Committing
 from tests.pyops.conftest import Lab, Sql, execute
 
 SECRET = "Tr0ub4dor-and-3"
@@ -192,9 +192,9 @@ MOMENTS: dict[str, Hook] = {
     "staging file made": functools.partial(at, Stage, "create", die),
     "some batches read": functools.partial(at, Terminal, "reading", die, call=2),
     "staging file filled": functools.partial(at, Stage, "fill", die),
-    "before BEGIN": functools.partial(at, _Publication, "_changes", die),
-    "before COMMIT": functools.partial(at, _Publication, "_record", die),
-    "after COMMIT": functools.partial(at, _Publication, "commit", die),
+    "before BEGIN": functools.partial(at, Committing, "_without_unchanged", die),
+    "before COMMIT": functools.partial(at, Committing, "_ended", die),
+    "after COMMIT": functools.partial(at, Committing, "run", die),
 }
 
 
@@ -545,7 +545,7 @@ def test_second_pyops_waits_for_the_first_to_publish(project: Project, sql: Sql)
     sql("CREATE TABLE b AS SELECT 1 AS id")
     project.set_up({"a": FULL, "b": FULL}, lock_timeout="200ms")
     assert project.extract_by_command("a")[0] == 0
-    with halted(project, _Publication, "_record") as (first, released):
+    with halted(project, Committing, "_ended") as (first, released):
         code, output = project.extract_by_command("b")
         assert code == 1
         assert f"is held by process {first.pid} (" in output
@@ -691,23 +691,24 @@ def is_asked(sql: Sql, query: str) -> bool:
     return sql(statement, query) == [(1,)]
 
 
-def spin(publication: _Publication) -> None:
+def spin(commit: Committing) -> None:
     """Something that DuckDB needs an hour for."""
-    publication.connection.execute(
+    commit.connection.execute(
         "CREATE TABLE warehouse.raw.spun AS SELECT sum(hash(a.range, b.range)) FROM"
         " range(10000000) AS a, range(1000000) AS b"
     )
 
 
 def spin_before_commit(reached: Event) -> None:
-    original: Callable[..., None] = _Publication._record
+    original: Callable[..., Any] = Committing._ended
 
-    def record(self: _Publication, *arguments: Any) -> None:
-        original(self, *arguments)
+    def ended(self: Committing, *arguments: Any) -> Any:
+        done = original(self, *arguments)
         reached.set()
         spin(self)
+        return done
 
-    setattr(_Publication, original.__name__, record)
+    setattr(Committing, original.__name__, ended)
 
 
 def is_stopped_cleanly(code: int, output: str, number: signal.Signals) -> None:

@@ -13,8 +13,8 @@ from dbt.cli.main import dbtRunner, dbtRunnerResult
 
 from pyops.commands.cdc import capture
 from pyops.commands.extract import extract
-from pyops.commands.run import _let_go_of_the_warehouse
 from pyops.config.load import load
+from pyops.dbt import release
 from pyops.demo import events
 from tests.pyops.conftest import execute
 from tests.pyops.dbt_runs import copy_project
@@ -37,7 +37,7 @@ class Shop:
         where = ["--project-dir", folder, "--profiles-dir", folder]
         quiet = ["--quiet", "--log-level-file", "none"]
         done: dbtRunnerResult = dbtRunner().invoke([*quiet, *arguments, *where])
-        _let_go_of_the_warehouse()
+        release()
         assert done.success, done.exception or done.result
         return done.result
 

@@ -7,16 +7,15 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from pyops.warehouse.publication import Load, publish
 
 from pyops import Days
-from pyops.commands import extract as extraction
 from pyops.config.project import Table
 from pyops.errors import DataError, TransientError
 from pyops.records import Run
 from pyops.staging.file import Stage
 from pyops.staging.postgres_types import ColumnMapping
-from pyops.warehouse.duckdb import DuckDBWarehouse as Warehouse
+from pyops.warehouse.duckdb import DuckDBWarehouse
+from pyops.warehouse.protocol import ByDays, Commit, Write
 from tests.pyops.conftest import Lab, Sql
 
 KEYED: dict[str, Any] = {"primary_key": ["id"]}
@@ -151,7 +150,9 @@ def test_reader_sees_the_old_or_the_new_table_during_a_swap(
     failures: list[Exception] = []
     done = threading.Event()
 
-    def watched(warehouse: Any, stage: Stage, *arguments: Any) -> Run:
+    commit = DuckDBWarehouse.commit
+
+    def watched(warehouse: Any, stage: Stage, *arguments: Any) -> Run | None:
         reader = stage.connection.cursor()
 
         def read() -> None:
@@ -169,13 +170,13 @@ def test_reader_sees_the_old_or_the_new_table_during_a_swap(
         thread = threading.Thread(target=read)
         thread.start()
         try:
-            return publish(warehouse, stage, *arguments)
+            return commit(warehouse, stage, *arguments)
         finally:
             done.set()
             thread.join()
             reader.close()
 
-    monkeypatch.setattr(extraction, "publish", watched)
+    monkeypatch.setattr(DuckDBWarehouse, "commit", watched)
     sql("UPDATE t SET id = 2")
     lab.extract({"t": {"mode": "full"}})
     assert not failures
@@ -208,7 +209,7 @@ def test_file_does_not_grow_under_a_thousand_delete_inserts(lab: Lab) -> None:
     """Behaviour 14."""
     config = lab.configure({"t": DAYS}).config.sources["src"].tables["t"]
     table = Table.of("src", "t", config)
-    warehouse = Warehouse(lab.directory / "warehouse.duckdb")
+    warehouse = DuckDBWarehouse(lab.directory / "warehouse.duckdb")
     mappings = {
         "id": ColumnMapping("BIGINT", "", '"id"'),
         "day": ColumnMapping("DATE", "", '"day"::DATE'),
@@ -224,10 +225,12 @@ def test_file_does_not_grow_under_a_thousand_delete_inserts(lab: Lab) -> None:
             )
             stage.fill(batch.schema, iter([batch]), mappings, key=())
             range_ = ("day", f"2020-01-{day:02}", f"2020-01-{day + 1:02}")
-            loads.append((stage, Load(table, "delete_insert", replaces=range_), run))
+            columns = {name: item.warehouse for name, item in mappings.items()}
+            write = Write(table, columns, ByDays(*range_))
+            loads.append((stage, Commit((write,), run)))
         for _ in range(100):
-            for stage, load, run in loads:
-                publish(warehouse, stage, load, run)
+            for stage, commit in loads:
+                warehouse.commit(stage, commit)
             sizes.append(warehouse.path.stat().st_size)
     assert lab.rows("SELECT count(*), count(DISTINCT day) FROM raw.t") == [(20_000, 10)]
     assert lab.rows("SELECT count(*) FROM pyops.loads") == [(1000,)]
@@ -242,13 +245,15 @@ def test_run_that_another_one_overtook_publishes_nothing(
     sql("INSERT INTO t VALUES (1)")
     lab.extract({"t": {"mode": "full"}})
 
-    def overtaken(*arguments: Any) -> Run:
-        monkeypatch.setattr(extraction, "publish", publish)
+    commit = DuckDBWarehouse.commit
+
+    def overtaken(*arguments: Any) -> Run | None:
+        monkeypatch.setattr(DuckDBWarehouse, "commit", commit)
         sql("INSERT INTO t VALUES (2)")
         lab.extract({"t": {"mode": "full"}})
-        return publish(*arguments)
+        return commit(*arguments)
 
-    monkeypatch.setattr(extraction, "publish", overtaken)
+    monkeypatch.setattr(DuckDBWarehouse, "commit", overtaken)
     with pytest.raises(TransientError, match="another run has published it"):
         lab.extract({"t": {"mode": "full"}})
     assert len(rows(lab)) == 2
