@@ -1,5 +1,6 @@
 """pyops.yml: what it may say, and what is said of what it may not."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,20 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from pyops import Project, UsageError, load
-from pyops.config.model import WRITES, PostgresSource
+from pyops.config.load import _SOURCES
+from pyops.config.model import (
+    WRITES,
+    DeadLetters,
+    Expectation,
+    Gates,
+    Limit,
+    PostgresSource,
+    Reference,
+    Warehouse,
+)
 
 TABLE: dict[str, Any] = {"mode": "full"}
 MERGE: dict[str, Any] = {"mode": "incremental", "cursor": "at", "primary_key": ["id"]}
@@ -236,3 +248,11 @@ def test_no_document_whatever_ends_in_anything_but_a_refusal(document: object) -
         (Path(folder) / "pyops.yml").write_text(yaml.safe_dump(document), "utf-8")
         with pytest.raises(UsageError):
             load(Path(folder))
+
+
+def test_every_key_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text("utf-8")
+    sections: list[type[BaseModel]] = [Warehouse, DeadLetters, Gates, Limit, Expectation, Reference]
+    for section in (*sections, *(part for kind in _SOURCES.values() for part in kind)):
+        for name, field in section.model_fields.items():
+            assert re.search(rf"`{field.alias or name}`|^ *{name}:", text, re.MULTILINE), name
