@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PYOPS_WAREHOUSE ?= warehouse.duckdb
+TEST_PROCESSES ?= 2
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,7 +30,10 @@ run: setup ## the demo: a real PostgreSQL shop, landed, modelled and tested; the
 	$(BIN)/pyops status
 
 test: setup ## the tests: real PostgreSQL, real DuckDB, real dbt
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
+
+test-deep: setup ## the property tests, on twenty times as many examples
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist worksteal -m hypothesis --hypothesis-profile deep
 
 # dbt-bouncer needs an older DuckDB, so it has an environment of its own.
 lint/.venv/ready: lint/constraints.txt
@@ -79,4 +83,4 @@ clean: ## stop the demo and remove everything that was built here
 	-$(BIN)/pyops demo down --delete
 	rm -rf .pyops .venv bench/.venv lint/.venv target logs dbt_packages warehouse.duckdb warehouse.duckdb.wal
 
-.PHONY: help deps setup run test lint docs docs-test changes bench clean
+.PHONY: help deps setup run test test-deep lint docs docs-test changes bench clean

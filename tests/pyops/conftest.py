@@ -17,6 +17,7 @@ import adbc_driver_postgresql.dbapi as adbc
 import duckdb
 import pytest
 import yaml
+from hypothesis import settings
 
 from pyops.commands.cdc import capture
 from pyops.commands.extract import Extraction, extract
@@ -38,8 +39,18 @@ UNSAFE = {"fsync": "off", "full_page_writes": "off"}
 
 _numbers = itertools.count(1)
 
+# `make test-deep` chooses the second one.
+settings.register_profile("quick", deadline=None)
+settings.register_profile("deep", deadline=None, max_examples=2000)
+settings.load_profile("quick")
+
 # A shell has what it starts in the background ignore it, and so would all that is started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def examples(count: int) -> int:
+    """How many examples a property is tried on: many more by `make test-deep`."""
+    return 20 * count if settings.get_current_profile_name() == "deep" else count
 
 
 # To connect takes longer than most statements: sessions stay open until their test ends.

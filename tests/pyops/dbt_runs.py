@@ -1,14 +1,17 @@
 """Projects of the tests, dbt run on them, and what came of it."""
 
+import io
 import json
-import os
 import shutil
-import subprocess
-import sys
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pytest
+from dbt.cli.main import dbtRunner
+
+from pyops.commands.run import _let_go_of_the_warehouse
 
 PROJECT = Path(__file__).parents[2]
 NEEDED = [
@@ -17,39 +20,69 @@ NEEDED = [
 ]
 
 
-def copy_project(folder: Path) -> None:
-    """Copies what of the project is needed to run it, without the demo's files of events."""
+# Of the shop's invoices: its first days and its last ones, which hold all that the documents name.
+FEW_DAYS = "invoice_date < '2010-12-03' OR invoice_date >= '2011-12-01'"
+
+
+def copy_project(folder: Path, days: str = "") -> None:
+    """Copies what of the project is needed to run it, without the demo's files of events.
+
+    Args:
+        folder: Where to.
+        days: A condition that leaves only some of the shop's invoices.
+    """
     for name in NEEDED:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if (PROJECT / name).is_dir():
             shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("events"))
         else:
             shutil.copy(PROJECT / name, folder / name)
+    if days:
+        keep_days(folder / "data", days)
 
 
-def run_dbt(project: Path, *arguments: str, cwd: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Runs dbt on the project's own `warehouse.duckdb`; returns each node's result by its name.
+def keep_days(data: Path, days: str) -> Path:
+    """Writes the invoices that meet a condition to a folder; returns the file."""
+    file = data / "online_retail.parquet"
+    whole = duckdb.read_parquet(str(PROJECT / "data" / file.name))
+    whole.filter(days).write_parquet(str(file))
+    return file
 
-    Its artifacts go to `target/` of `project`, also where `cwd` is another project's folder. What
-    failed is for the caller to look at; no artifact of this invocation is an error here.
+
+class DbtError(AssertionError):
+    """dbt failed before it ran any node; the message is all that it printed."""
+
+
+def run_dbt(project: Path, *arguments: str, source: Path | None = None) -> dict[str, Any]:
+    """Runs dbt, in this process, on the project's own `warehouse.duckdb`.
+
+    What failed is for the caller to look at; no artifact of this invocation is an error here.
+
+    Args:
+        project: The folder of the warehouse and of `target/`.
+        arguments: dbt's.
+        source: The project's files, where they are in another folder.
+
+    Returns:
+        Each node's result, by its name.
     """
     results = project / "target" / "run_results.json"
     results.unlink(missing_ok=True)
-    done = subprocess.run(
-        [Path(sys.executable).with_name("dbt"), *arguments],
-        cwd=cwd or project,
-        env={
-            **os.environ,
-            "PYOPS_WAREHOUSE": str(project / "warehouse.duckdb"),
-            "DBT_TARGET_PATH": str(project / "target"),
-            "DBT_LOG_PATH": str(project / "logs"),
-        },
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    where = [f"--{kind}-dir={source or project}" for kind in ("project", "profiles")]
+    where += [f"--target-path={project / 'target'}", "--log-level-file=none"]
+    printed = io.StringIO()
+    with (
+        chdir(project),
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(printed),
+    ):
+        # A path that is the same in every folder, so that what was parsed in one counts in all.
+        patch.setenv("PYOPS_WAREHOUSE", "warehouse.duckdb")
+        done = dbtRunner().invoke([*arguments, *where])
+        _let_go_of_the_warehouse()
     if not results.exists():
-        assert done.returncode == 0, done.stdout
+        if not done.success:
+            raise DbtError(f"{printed.getvalue()}\n{done.exception}")
         return {}
     nodes = json.loads(results.read_text("utf-8"))["results"]
     # model.<package>.<name>, test.<package>.<name>.<hash>

@@ -21,7 +21,7 @@ from pyops.commands.cdc import capture
 from pyops.commands.snapshot import snapshot
 from tests.pyops.change_log import at_source
 from tests.pyops.change_models import EMPTY_LOG, ChangeModels, apply, differences
-from tests.pyops.conftest import Connect, Lab, Sql
+from tests.pyops.conftest import Connect, Lab, Sql, examples
 from tests.pyops.traffic import batches, commit
 
 Place = tuple[int, int, int]
@@ -187,7 +187,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> ChangeModels:
     return made
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), arrival=st.sampled_from(["in order", "by key"]))
 def test_any_changes_in_any_loads_end_in_their_last_state_and_exact_history(
     models: ChangeModels, seed: int, arrival: str
@@ -247,8 +247,7 @@ def test_any_changes_in_any_loads_end_in_their_last_state_and_exact_history(
 
 
 @settings(
-    max_examples=4,
-    deadline=None,
+    max_examples=examples(4),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
 )

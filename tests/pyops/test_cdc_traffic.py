@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 from pyops.commands.cdc import capture
 from pyops.commands.snapshot import snapshot
 from tests.pyops.change_log import at_source, current
-from tests.pyops.conftest import Connect, Lab, Sql
+from tests.pyops.conftest import Connect, Lab, Sql, examples
 from tests.pyops.traffic import batches, commit
 
 _numbers = itertools.count()
 
 
 @settings(
-    max_examples=10,
-    deadline=None,
+    max_examples=examples(10),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
 )

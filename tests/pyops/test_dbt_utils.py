@@ -77,7 +77,7 @@ def call_sites(manifest: dict[str, Any]) -> Iterator[tuple[str, str, int, list[s
 def test_project_calls_what_the_real_package_has_and_the_stand_in_has_no_more(
     tmp_path: Path,
 ) -> None:
-    run_dbt(tmp_path, "parse", "--target", "lint", cwd=PROJECT)
+    run_dbt(tmp_path, "parse", "--target", "lint", source=PROJECT)
     manifest = json.loads((tmp_path / "target" / "manifest.json").read_text("utf-8"))
     real = signatures(REAL)
     used = set()

@@ -35,7 +35,7 @@ from pyops.staging.file import Stage
 from pyops.warehouse.committing import Committing
 from pyops.warehouse.recording import Recording
 from tests.pyops.change_log import current, events, ops
-from tests.pyops.conftest import TEST_DATA, Lab
+from tests.pyops.conftest import TEST_DATA, Lab, examples
 from tests.pyops.test_faults import Project, at, die
 
 SAMPLES = TEST_DATA / "debezium"
@@ -705,7 +705,7 @@ def traffic(
     return found, rows
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12))
 @given(data=st.data(), steps=STEPS, has_schema=st.booleans())
 def test_any_split_and_any_repetition_ends_in_the_same_state(
     data: st.DataObject, steps: list[tuple[str, int, int]], has_schema: bool

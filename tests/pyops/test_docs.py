@@ -13,7 +13,7 @@ import yaml
 
 from pyops import load
 from pyops.config.model import TableConfig
-from tests.pyops.dbt_runs import PROJECT, copy_project
+from tests.pyops.dbt_runs import FEW_DAYS, PROJECT, copy_project
 
 DOCS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
@@ -75,7 +75,7 @@ def test_every_make_target_shown_exists() -> None:
 def test_every_command_shown_runs(tmp_path: Path) -> None:
     """With the demo that the README starts with, in the order of the documents."""
     project = tmp_path / "project"
-    copy_project(project)
+    copy_project(project, FEW_DAYS)
     environment = {
         name: value
         for name, value in os.environ.items()

@@ -24,6 +24,7 @@ from pyops.sources.files import find as files
 from pyops.sources.files import lines
 from pyops.sources.files.find import Arrived
 from pyops.sources.files.json_faults import find as find_fault
+from tests.pyops.conftest import examples
 
 SETTINGS = {"memory_limit": "160MB", "preserve_insertion_order": False}
 
@@ -280,9 +281,7 @@ def exact(text: str) -> Any:
     return json.loads(text, parse_float=lambda t: ("n", t), parse_int=lambda t: ("n", t))
 
 
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(object_texts(), min_size=1, max_size=12), st.sampled_from(["jsonl", "json"]))
 def test_every_value_arrives_as_it_stands(lab: Lab, texts: list[str], format_: str) -> None:
     """Behaviour 34: as Python reads it, with numbers left as their texts."""
@@ -305,7 +304,7 @@ def test_every_value_arrives_as_it_stands(lab: Lab, texts: list[str], format_: s
                 assert value == wanted
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=examples(300))
 @given(object_texts(), st.data())
 def test_place_of_a_fault_is_found_wherever_a_text_is_spoilt(
     text: str, data: st.DataObject
@@ -340,9 +339,7 @@ def csv_field(value: str | None, *, quoted: bool) -> str:
     return value
 
 
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(FIELD, FIELD, FIELD), max_size=12),
     st.booleans(),
@@ -379,9 +376,7 @@ def test_files_with_different_columns_are_put_together_by_name(lab: Lab) -> None
     assert lab.rows("*") == [("1.csv", 2, "1", "2", None), ("2.csv", 2, "4", None, "3")]
 
 
-@settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 200))
 def test_lines_arrive_however_their_file_is_cut(lab: Lab, chunk: int) -> None:
     """Behaviour 44: a refused line among them too."""

@@ -20,6 +20,7 @@ from pyops.config.model import Gates
 from pyops.errors import DataError
 from pyops.quality.gates import CHECKS, check, dead_letter_rules, evaluate
 from pyops.records import GateResult
+from tests.pyops.conftest import examples
 
 NOW = datetime(2024, 5, 10, 12)
 EVENTS = """
@@ -519,7 +520,7 @@ VALUES = st.one_of(st.none(), st.integers(-2, 2))
 
 
 @given(st.lists(st.tuples(VALUES, VALUES), max_size=30), st.integers(0, 40), st.integers(1, 40))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 def test_figures_are_those_of_a_slow_computation(
     rows: list[tuple[int | None, int | None]], numerator: int, denominator: int
 ) -> None:
@@ -554,7 +555,7 @@ def test_figures_are_those_of_a_slow_computation(
 
 
 @given(st.lists(st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1)), min_size=1, max_size=5))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 def test_age_is_that_of_a_slow_computation(times: list[datetime]) -> None:
     with duckdb.connect() as connection:
         connection.execute("CREATE TABLE rows AS SELECT unnest(?::TIMESTAMP[]) AS at", [times])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pyops.cdc.postgres.pgoutput import Attribute, CorruptStreamError, Decoder, Relation, lsn_text
 from tests.pyops import reference_decoder as wire
-from tests.pyops.conftest import Lab, Sql, execute
+from tests.pyops.conftest import Lab, Sql, examples, execute
 from tests.pyops.reference_decoder import CorruptError, Event, Reference, events_of
 
 T = Relation(
@@ -243,7 +243,7 @@ def _message(draw: st.DrawFn, kind: str, known: dict[int, Relation]) -> bytes:
     return wire.update(oid, new, old if draw(st.booleans()) else (), marker)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(streams(), st.lists(st.integers(0, 40), max_size=4))
 def test_any_stream_cut_into_any_pieces_gives_the_same_events(
     messages: list[bytes], cuts: list[int]
@@ -257,7 +257,7 @@ def test_any_stream_cut_into_any_pieces_gives_the_same_events(
     assert events_of(found) == expected(messages)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500))
 @given(streams(), st.data())
 def test_any_broken_stream_is_refused_or_read_as_the_reference_reads_it(
     messages: list[bytes], data: st.DataObject

@@ -21,7 +21,7 @@ from pyops.config.load import load
 from pyops.errors import OperationError, UsageError
 from pyops.records import utc_now
 from tests.pyops.change_log import at_source, current, events, ops
-from tests.pyops.conftest import Connect, Lab, Sql
+from tests.pyops.conftest import Connect, Lab, Sql, examples
 from tests.pyops.dbt_runs import put_manifest
 from tests.pyops.traffic import batches, commit
 
@@ -52,8 +52,7 @@ def table(sql: Sql) -> None:
 
 
 @settings(
-    max_examples=4,
-    deadline=None,
+    max_examples=examples(4),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
 )
@@ -97,7 +96,7 @@ EVENT = st.tuples(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12))
 @given(
     statements=st.lists(EVENT, min_size=10, max_size=40),
     size=st.integers(1, 5),

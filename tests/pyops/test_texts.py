@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pyops.errors import UsageError
 from pyops.staging.casts import check_type, mapping_of
+from tests.pyops.conftest import examples
 
 FAULT = "fault"
 
@@ -115,7 +116,7 @@ def test_text_that_a_cast_would_alter_is_a_fault(
     assert {text: typed(connection, text, type_) for text in texts} == dict.fromkeys(texts, FAULT)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12)
     | st.decimals(places=2, min_value=-2000, max_value=2000),
@@ -133,7 +134,7 @@ def test_decimal_is_exact_or_a_fault(
         assert found == number
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     st.datetimes(min_value=datetime(2, 1, 1), max_value=datetime(9998, 1, 1)),
     st.none() | st.integers(-15 * 60, 15 * 60),
@@ -149,7 +150,7 @@ def test_timestamp_with_an_offset_is_the_same_moment_in_utc(
     assert typed(connection, moment.isoformat(separator), "TIMESTAMP") == expected
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.integers(-(2**40), 2**40))
 def test_integer_is_exact_or_a_fault(connection: duckdb.DuckDBPyConnection, number: int) -> None:
     """Behaviour 34."""
@@ -157,7 +158,7 @@ def test_integer_is_exact_or_a_fault(connection: duckdb.DuckDBPyConnection, numb
     assert typed(connection, str(number), "INTEGER") == expected
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.text(st.sampled_from("0123456789.eE+-:TZ nainf{}[],\"'_x"), max_size=12))
 def test_any_text_is_a_value_or_a_fault_but_never_an_error(
     connection: duckdb.DuckDBPyConnection, text: str

@@ -21,7 +21,7 @@ from pyops.errors import OperationError
 from pyops.records import CHANGE_COLUMNS, Run
 from pyops.sql import identifier, literal
 from pyops.staging.postgres_types import array_to_json
-from tests.pyops.conftest import TEST_DATA, Lab, Sql, _database, execute
+from tests.pyops.conftest import TEST_DATA, Lab, Sql, _database, examples, execute
 from tests.pyops.type_cases import CASES, TABLE, Case, Dead, statements
 
 # Every case of a dead letter is one on purpose: their share is no reason to stop.
@@ -31,8 +31,7 @@ DEAD_LETTERS = "SELECT key, column_name, value, reason, payload FROM pyops.dead_
 
 # Where each test lands a table of hundreds of values, few examples are many values.
 few_examples = settings(
-    max_examples=3,
-    deadline=None,
+    max_examples=examples(3),
     derandomize=True,
     phases=[Phase.generate],  # to shrink a table of values takes long and shows little
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
@@ -440,7 +439,7 @@ def test_any_name_of_any_characters_lands(lab: Lab, names: list[str]) -> None:
     assert list(values) == list(range(len(names)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"))))
 def test_literal_is_the_text_it_quotes(texts: list[str]) -> None:
     with duckdb.connect() as connection:
@@ -550,7 +549,7 @@ def array_texts(draw: st.DrawFn) -> tuple[str, str]:
     return element, prefix + array(sizes)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(st.lists(array_texts(), min_size=1))
 def test_array_is_parsed_like_the_manual_says(arrays: list[tuple[str, str]]) -> None:
     """Behaviour 33."""

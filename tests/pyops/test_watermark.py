@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pyops.records import Watermark
 from pyops.sources.postgres.watermark import advance, still_open
+from tests.pyops.conftest import examples
 
 
 @dataclass
@@ -60,7 +61,7 @@ def do(source: Source, taken: list[tuple[str, int]]) -> None:
             source.end(which, action)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(runs)
 def test_no_row_is_lost_or_appended_twice_whatever_commits_when(
     history: list[tuple[list[tuple[str, int]], ...]],
