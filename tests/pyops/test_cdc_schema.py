@@ -246,7 +246,7 @@ def test_the_size_of_the_pieces_changes_nothing(
         sql(f"UPDATE t SET v = 'y' WHERE id = {n * 100}")
     monkeypatch.setattr("pyops.cdc.postgres.slot.MESSAGES", 20)
     monkeypatch.setattr("pyops.cdc.postgres.capture.MESSAGES", 20)
-    monkeypatch.setattr("pyops.cdc.slot._BATCH_BYTES", 100)
+    monkeypatch.setattr("pyops.cdc.postgres.slot._BATCH_BYTES", 100)
     runs = [run for run in lab.capture(CDC) if run.rows_written]
     assert len(runs) > 3
     assert all(run.rows_written % 100 < 2 for run in runs), "whole transactions"

@@ -61,17 +61,17 @@ def _recreate_slot(sql: Sql) -> None:
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
-        (f"SELECT pg_drop_replication_slot('{SLOT}')", "is not there"),
+        (f"SELECT pg_drop_replication_slot('{SLOT}')", "does not exist"),
         (_recreate_slot, "is ahead of what was landed"),
         (
             f"SELECT 1 FROM pg_replication_slot_advance('{SLOT}', pg_current_wal_flush_lsn())",
             "ahead",
         ),
-        (f"DROP PUBLICATION {SLOT}", f"publication {SLOT} is not there"),
+        (f"DROP PUBLICATION {SLOT}", f"publication {SLOT} does not exist"),
         (
             f"DROP PUBLICATION {SLOT}; CREATE PUBLICATION {SLOT} FOR TABLE t"
             " WITH (publish_via_partition_root)",
-            "was dropped and made again",
+            "was dropped and created again",
         ),
         (f"ALTER PUBLICATION {SLOT} SET (publish = 'insert')", "was altered"),
         (
@@ -92,7 +92,7 @@ def _recreate_slot(sql: Sql) -> None:
 def test_a_stream_that_may_lack_changes_is_not_landed(
     lab: Lab, sql: Sql, break_it: Any, said: str
 ) -> None:
-    """Behaviour 17: stop, say so and how to copy anew; never go on in silence."""
+    """Behaviour 17: stop, say so and how to re-snapshot; never go on in silence."""
     lab.capture(CDC)
     sql("INSERT INTO t VALUES (3, 'c')")
     if callable(break_it):
@@ -101,7 +101,7 @@ def test_a_stream_that_may_lack_changes_is_not_landed(
         for statement in break_it.split("; "):
             sql(statement)
     for _ in range(2):
-        _fails(lab, CDC, said, "anew")
+        _fails(lab, CDC, said, "re-snapshots")
     assert ops(lab, "t") == "rr"
 
 
@@ -178,7 +178,7 @@ def test_a_slot_that_does_not_move_fails_the_run(
     stuck = sql(
         f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name='{SLOT}'"
     )
-    monkeypatch.setattr("pyops.cdc.slot.lsn_text", lambda position: stuck[0][0])
+    monkeypatch.setattr("pyops.cdc.postgres.slot.lsn_text", lambda position: stuck[0][0])
     _fails(lab, CDC, "did not advance", "pyops slot status")
 
 
@@ -245,7 +245,7 @@ def test_a_stranger_on_the_slot_is_named(
                 slot = before(*arguments)
                 return slot and replace(slot, active_pid=None)
 
-            patch.setattr("pyops.cdc.postgres.capture.look_at_slot", unused)
+            patch.setattr("pyops.cdc.postgres.handshake.look_at_slot", unused)
             _fails(lab, CDC, f"is active for PID {pid}", "")
         with pytest.raises(PyopsError, match=f"is active for PID {pid}"):
             slots.drop(lab.configure(CDC), "src")
@@ -380,7 +380,7 @@ def test_rights_that_are_missing_are_named_before_anything_is_made(
 def test_a_named_publication_must_publish_what_is_needed(lab: Lab, sql: Sql) -> None:
     """Behaviours 17 and 43: all operations, the table, no column to be left out."""
     named: dict[str, Any] = {"publication": "ours", "slot": "our_slot"}
-    _fails(lab, CDC, "publication ours is not there", "make it", **named)
+    _fails(lab, CDC, "publication ours does not exist", "create it", **named)
     sql("CREATE PUBLICATION ours WITH (publish = 'insert', publish_via_partition_root)")
     _fails(lab, CDC, "publication ours was altered, or does not publish", "alter it", **named)
     sql("ALTER PUBLICATION ours SET (publish = 'insert, update, delete, truncate')")
@@ -685,7 +685,7 @@ def test_another_timeline_is_followed_only_from_where_both_are_one(
 def test_usage_errors_say_what_is_configured(lab: Lab, sql: Sql) -> None:
     sql("CREATE TABLE t (id integer PRIMARY KEY)")
     with pytest.raises(
-        UsageError, match="there is no PostgreSQL or Debezium source 'shop'"
+        UsageError, match="there is no source of changes 'shop'"
     ) as error:
         capture(lab.configure(CDC), ["shop"])
     assert "src" in error.value.hint
@@ -820,7 +820,7 @@ def test_commands_show_slots_and_fail_beyond_a_limit(lab: Lab, sql: Sql) -> None
     done = command(lab.directory, "status", "--fail-if-lag", "much")
     assert (done.returncode, "--fail-if-lag: invalid size 'much'" in done.stderr) == (2, True)
     done = command(lab.directory, "cdc", "nobody")
-    assert (done.returncode, "there is no PostgreSQL or Debezium source" in done.stderr) == (
+    assert (done.returncode, "there is no source of changes" in done.stderr) == (
         2,
         True,
     )

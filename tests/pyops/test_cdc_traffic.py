@@ -36,7 +36,7 @@ def test_any_traffic_cut_anywhere_ends_in_the_source(
     with pytest.MonkeyPatch.context() as patch:
         for name in ("pyops.cdc.postgres.slot.MESSAGES", "pyops.cdc.postgres.capture.MESSAGES"):
             patch.setattr(name, chunk)
-        patch.setattr("pyops.cdc.slot._BATCH_BYTES", chunk * 100)
+        patch.setattr("pyops.cdc.postgres.slot._BATCH_BYTES", chunk * 100)
         assert capture(project)[0].error is None
         for transactions, command in batches:
             commit(connect, table, transactions)

@@ -1078,7 +1078,7 @@ def test_table_that_cannot_be_read_fails_with_its_fix_and_the_others_land(
         "hiding": r"row-level security policy for table \"hiding\"\n.*BYPASSRLS",
         "far": r"may not read hidden\.far\n.*GRANT USAGE ON SCHEMA \"hidden\"",
         "unlike": r"there is no table nowhere\.unlike .*\n.*`schema` in pyops\.yml",
-        "better": r"there is no column idd at the source\n.*did you mean id\?",
+        "better": r"there is no column idd at the source\n.*did you mean 'id'\?",
     }
     assert set(problems) == set(expected), output
     for table, pattern in expected.items():

@@ -231,8 +231,8 @@ class Publications:
         for number, name in enumerate(self.names):
             if name not in found:
                 raise OperationError(
-                    f"{self.source}: publication {name} is not there: changes would go missing",
-                    hint=self._hint("make it"),
+                    f"{self.source}: publication {name} does not exist: changes would go missing",
+                    hint=self._hint("create it"),
                 )
             _, operations, via_root = found[name]
             needed = [True, number == 0, number == 0, True] if self.are_ours else [True] * 4
@@ -350,8 +350,10 @@ class Publications:
             self.session.set({"default_transaction_read_only": "on"})
 
     def _hint(self, mend: str) -> str:
-        again = f"pyops slot drop {self.source}, then pyops cdc {self.source}, copies all tables"
-        return f"{again} anew" if self.are_ours else f"{mend} and start over: {again} anew"
+        again = (
+            f"pyops slot drop {self.source}, then pyops cdc {self.source}, re-snapshots all tables"
+        )
+        return again if self.are_ours else f"{mend} and start over: {again}"
 
 
 def _array(names: Sequence[str]) -> str:
