@@ -85,12 +85,8 @@ class Committing:
             locked_seconds=time.monotonic() - self.began,
         )
         for table in loaded:
-            bookkeeping.add_load(
-                *(self.connection, load_id, run, table),
-                written=self.written[table],
-                deleted=self.deleted[table],
-                at=at,
-            )
+            counts = (self.written[table], self.deleted[table])
+            bookkeeping.add_load(self.connection, run, table, *counts, at)
         bookkeeping.add_run(self.connection, run, self.commit.gates)
         return run
 
@@ -107,9 +103,7 @@ class Committing:
             written, deleted = self._replace(write, load_id, at)
         dead = 0
         if not write.is_rewrite:
-            dead = bookkeeping.settle_dead_letters(
-                self.connection, load_id, self.commit.run, write, at
-            )
+            dead = bookkeeping.settle_dead_letters(self.connection, load_id, self.commit.run, write)
             bookkeeping.store_sidelines(self.connection, load_id, write)
         self.dead_letters += dead
         if dead or not skips:
@@ -127,7 +121,7 @@ class Committing:
         stamped = f"SELECT *, {load_id}::BIGINT AS _load_id, ?::TIMESTAMP AS _loaded_at"
         rows = f"{stamped} FROM ({write.rows})"
         changes = self._changes(write, there)
-        bookkeeping.add_schema_changes(self.connection, load_id, write.table, changes, at)
+        bookkeeping.add_schema_changes(self.connection, load_id, write.table, changes)
         is_swap = isinstance(write.scope, Whole) and write.scope.swap
         if not there:
             schema = qualified("warehouse", write.table.target[0])

@@ -296,7 +296,7 @@ class Changes(ChangeSource):
 
     def changes(self, *, idles: bool = False) -> Iterator[Chunk]:
         """Lands chunks until everything is landed that was committed when this began."""
-        target = pulse(self.control, self.slot, self.publications.names)
+        target = pulse(self.control, self.slot)
         if target.confirmed is None or target.wal_status == "lost":
             check_slot(
                 *(self.control, self.source, self.slot, self.offset),

@@ -30,14 +30,7 @@ class CorruptStreamError(OperationError):
 
 @dataclass(frozen=True)
 class Attribute:
-    """A column as a Relation message describes it.
-
-    Attributes:
-        name: Its name.
-        type_oid: The oid of its type.
-        modifier: The type's modifier, -1 for none.
-        is_key: Whether it is part of the replica identity.
-    """
+    """A column as a Relation message describes it; ``modifier`` is -1 for none."""
 
     name: str
     type_oid: int
@@ -49,12 +42,8 @@ class Attribute:
 class Relation:
     """One version of a table: whatever is altered makes another one.
 
-    Attributes:
-        oid: The table's oid.
-        schema: Its schema.
-        name: Its name.
-        identity: Its replica identity: d(efault), f(ull), i(ndex) or n(othing).
-        attributes: The published columns, in order.
+    ``identity`` is its replica identity: d(efault), f(ull), i(ndex) or n(othing); ``attributes``
+    are the published columns, in order.
     """
 
     oid: int
@@ -69,19 +58,13 @@ class Changes:
     """Changes of one version of one relation, in the order of the stream.
 
     An update that changes the key is two events: a ``d`` of the old key, and a ``c`` of the new one
-    right behind it. So a ``c`` with something in ``unchanged`` is always the second half of such a
+    right after it. So a ``c`` with something in ``unchanged`` is always the second half of such a
     pair: what was not sent is what the old key had.
 
-    Attributes:
-        relation: Whose changes.
-        op: ``c``, ``u``, ``d`` or ``t`` (string).
-        lsn: The commit position of the transaction (int64).
-        seq: The event's place in its transaction, from 0, over all relations (int64).
-        xid: The transaction, 32 bits of it (int64).
-        committed_at: When it was committed, naive UTC (timestamp[us]).
-        unchanged: The names of columns that PostgreSQL did not send (list of string, never NULL).
-        values: For each attribute the texts (string view); NULL for NULL and for what was not sent.
-        bytes: How long the texts are together.
+    Arrow arrays: ``op`` string (c, u, d, t); ``lsn`` int64, the commit position; ``seq`` int64, the
+    place in the transaction over all relations; ``xid`` int64, 32 bits of it; ``committed_at``
+    timestamp[us], UTC; ``unchanged`` list of string, never NULL; ``values`` a string view for each
+    attribute, NULL for NULL and for what was not sent. ``bytes`` is the length of all texts.
     """
 
     relation: Relation
@@ -113,15 +96,7 @@ class _Transaction:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Changes of one relation in a batch.
-
-    Attributes:
-        relation: Whose.
-        op: The letters of their operations.
-        message: The number of each one's message.
-        place: Its place among the events of that message.
-        values: The values of each column.
-    """
+    """Changes of one relation in a batch, each with its message and its place in that."""
 
     relation: Relation
     op: npt.NDArray[np.str_]
@@ -133,14 +108,9 @@ class _Rows:
 class Decoder:
     """Decodes a stream batch by batch; a transaction may go on in the next one.
 
-    Args:
-        key: Names the columns that identify a row of a relation, for those whose replica identity
-            is FULL; there an update that changes one of them is a delete and an insert.
-
-    Attributes:
-        position: The end of the last commit; None before the first.
-        committed_at: When that was, naive UTC.
-        messages: How many messages there were.
+    ``key`` names the columns that identify a row of a relation, for those whose replica identity is
+    FULL; there an update that changes one of them is a delete and an insert. ``position`` is the
+    end of the last commit, None before the first; ``committed_at`` when that was, naive UTC.
     """
 
     def __init__(self, key: Callable[[Relation], Sequence[str]] = lambda _: ()) -> None:
@@ -152,16 +122,9 @@ class Decoder:
         self._open: _Transaction | None = None
 
     def decode(self, messages: pa.Array | pa.ChunkedArray) -> list[Changes]:
-        """Takes the next messages apart.
+        """Decodes a binary array, a message a row: one part for each version of each relation.
 
-        Args:
-            messages: A binary array, a message a row.
-
-        Returns:
-            The changes, one part for each version of each relation; truncations apart.
-
-        Raises:
-            CorruptStreamError: These are no such messages, or they end early.
+        Messages that are invalid or cut short are a CorruptStreamError.
         """
         chunks = messages.chunks if isinstance(messages, pa.ChunkedArray) else [messages]
         done: list[Changes] = []
@@ -172,11 +135,7 @@ class Decoder:
         return done
 
     def finish(self) -> None:
-        """Makes sure that the stream has ended with a commit.
-
-        Raises:
-            CorruptStreamError: It has not.
-        """
+        """Raises CorruptStreamError unless the stream has ended with a commit."""
         if self._open is not None:
             raise _corrupt(self._open, self._open.messages, "the stream ends early")
 

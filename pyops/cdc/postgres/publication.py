@@ -73,17 +73,10 @@ WHERE t.pubname = ANY ($1::text::text[])
 class Facts:
     """What the source's catalog says of a table that is to be captured.
 
-    Attributes:
-        oid: Its oid.
-        schema: Its schema and
-        name: its name.
-        kind: ``pg_class.relkind``.
-        persistence: ``pg_class.relpersistence``.
-        identity: ``pg_class.relreplident``: d(efault), f(ull), i(ndex) or n(othing).
-        is_owned: Whether our user has the rights of its owner.
-        primary_key: Its primary key, in order.
-        identity_columns: The columns that an update or delete names its row by.
-        columns: Every column that can be published.
+    ``kind``, ``persistence`` and ``identity`` are ``relkind``, ``relpersistence`` and
+    ``relreplident`` of ``pg_class``; ``is_owned`` says whether our user has the rights of its
+    owner; ``identity_columns`` are those that an update or delete names its row by; ``columns`` are
+    all that can be published.
     """
 
     oid: int
@@ -113,7 +106,7 @@ class Facts:
 class Member:
     """A table in a publication: the oid of its row there, its columns and its row filter.
 
-    In several publications, the oids are added: whichever it leaves, the sum is another.
+    In several publications the oids are added: whichever it leaves, the sum is another.
     """
 
     oid: int
@@ -129,14 +122,9 @@ def default_name(source: str) -> str:
 
 @dataclass(frozen=True)
 class Publications:
-    """The publications of one source.
+    """The publications of a source: of tables whose rows have an identity, and of the others.
 
-    Attributes:
-        session: A connection.
-        source: The source's name.
-        names: Their names: one for tables whose rows have an identity, one for the others.
-        are_ours: Whether pyops makes and changes them.
-        version: The server's version.
+    ``are_ours`` says whether pyops creates and changes them.
     """
 
     session: Session
@@ -153,11 +141,7 @@ class Publications:
         return cls(session, source, named or (own, f"{own}_inserts"), not named, version)
 
     def facts(self, table: Table) -> Facts:
-        """Looks a table up, and refuses what could not be captured or would harm the source.
-
-        Raises:
-            OperationError: It is not there, has no changes, or could not be updated any more.
-        """
+        """Looks a table up, and refuses what could not be captured or would harm the source."""
         schema, name = table.postgres.schema_, table.name
         # Generated columns that are stored can be published since PostgreSQL 18.
         generated = "s" if self.version >= 180000 else ""
@@ -219,8 +203,7 @@ class Publications:
     def look(self) -> dict[str, int]:
         """The version of each publication by name, which whatever is done to it changes.
 
-        Raises:
-            OperationError: One is not there, or does not publish what it must.
+        One that is missing, or does not publish what it must, is an OperationError.
         """
         found = {
             name: (version, operations, via_root)
@@ -263,11 +246,7 @@ class Publications:
         return members
 
     def create(self) -> None:
-        """Makes what is not there of our own publications, without a table.
-
-        Raises:
-            OperationError: There is no right to.
-        """
+        """Creates those of our own publications that are missing, without a table."""
         there = {row[0] for row in self.session.query(_PUBLICATIONS, _array(self.names))}
         options = "publish_via_partition_root = true"
         if self.version >= 180000:
@@ -282,11 +261,7 @@ class Publications:
                 )
 
     def check_rights(self, tables: Mapping[Table, Facts]) -> None:
-        """Makes sure that our publications can be made and the tables can join them.
-
-        Raises:
-            OperationError: A right is missing; the hint is the SQL that gives it.
-        """
+        """Makes sure that our publications can be created and the tables can join them."""
         may_create, user, database = self.session.query(
             "SELECT has_database_privilege(current_database(), 'CREATE'),"
             " current_user::text, current_database()::text"

@@ -29,18 +29,7 @@ _LOCK = "hashtext('pyops cdc'), hashtext($1)"
 
 @dataclass(frozen=True)
 class Server:
-    """What the source's server is, and where its log ends.
-
-    Attributes:
-        version: ``server_version_num``.
-        wal_level: Its setting; changes need ``logical``.
-        system_id: The cluster's system identifier.
-        timeline: Its timeline.
-        is_standby: Whether it is in recovery.
-        flushed: The position up to where its log is safe.
-        now: Its clock, naive UTC.
-        may_replicate: Whether our user may make and read slots.
-    """
+    """What the source's server is; ``flushed`` is up to where its log is safe, ``now`` naive UTC."""
 
     version: int
     wal_level: str
@@ -56,16 +45,9 @@ class Server:
 class Slot:
     """A row of ``pg_replication_slots``.
 
-    Attributes:
-        name: Its name.
-        plugin: Its output plugin, None for a physical slot.
-        is_here: Whether it belongs to the database we are connected to.
-        active_pid: The process that uses it now.
-        wal_status: reserved, extended, unreserved or lost; None where nothing is reserved.
-        confirmed: Up to where it was advanced.
-        restart: From where the server keeps its log for it; None if it was lost.
-        invalidation: Why it was invalidated, as far as this version of PostgreSQL says so.
-        safe_wal_size: How many more bytes may be written before it is lost; None for no limit.
+    ``is_here`` says whether it belongs to our database; ``confirmed`` is up to where it was
+    advanced, ``restart`` from where the server keeps its log for it, None if it was lost;
+    ``safe_wal_size`` is how many more bytes may be written before that, None for no limit.
     """
 
     name: str
@@ -85,11 +67,7 @@ def _bytes(position: str) -> str:
 
 
 def look_at_server(session: Session) -> Server:
-    """Asks the server what it is and where its log ends.
-
-    Raises:
-        OperationError: It is a standby, whose log position cannot be asked so.
-    """
+    """Asks the server what it is and where its log ends."""
     version, wal_level, is_standby, may = session.query(
         "SELECT current_setting('server_version_num')::integer, current_setting('wal_level'),"
         " pg_is_in_recovery(), rolsuper OR rolreplication OR coalesce(pg_has_role("
@@ -124,18 +102,9 @@ def look_at_slot(session: Session, name: str) -> Slot | None:
 
 
 def create_slot(session: Session, name: str, *, patience: float) -> int:
-    """Makes a slot for pgoutput, and returns its position: no change behind it will be missed.
+    """Creates a slot for pgoutput and returns its position: no change after it will be missed.
 
-    It waits for the transactions that are open now.
-
-    Args:
-        session: A connection.
-        name: The slot's name.
-        patience: How many seconds to wait at most.
-
-    Raises:
-        TransientError: They did not end in time.
-        OperationError: There is no slot left, or no right to make one.
+    It waits for the transactions that are open now, ``patience`` seconds at most.
     """
     session.set({"statement_timeout": f"{round(patience * 1000)}ms"})
     try:
@@ -160,11 +129,7 @@ def drop_slot(session: Session, name: str) -> None:
 
 
 def advance_slot(session: Session, name: str, position: int) -> None:
-    """Tells the server that everything before a position was landed.
-
-    Raises:
-        OperationError: The slot did not move, so the server keeps ever more of its log.
-    """
+    """Tells the server that everything before a position was landed."""
     session.query(
         "SELECT 1 FROM pg_replication_slot_advance($1, $2::text::pg_lsn)", name, lsn_text(position)
     )
@@ -177,11 +142,7 @@ def advance_slot(session: Session, name: str, position: int) -> None:
 
 
 def lock_slot(session: Session, name: str) -> None:
-    """Makes sure that no other run uses a slot, until the session ends.
-
-    Raises:
-        TransientError: Another run does, this moment or between two chunks.
-    """
+    """Makes sure that no other run uses a slot, until the session ends; else a TransientError."""
     if not session.query(f"SELECT pg_try_advisory_lock({_LOCK})", name)[0][0]:
         holder = session.query(
             "SELECT l.pid FROM pg_locks AS l WHERE l.locktype = 'advisory' AND l.granted"
@@ -199,16 +160,9 @@ def lock_slot(session: Session, name: str) -> None:
 def peek(
     session: Session, name: str, publications: Sequence[str], *, upto: int
 ) -> Iterator[pa.RecordBatch]:
-    """Reads the slot's changes as pgoutput's messages, without moving it.
+    """Reads the slot's changes up to a position as pgoutput's messages, without moving it.
 
-    Args:
-        session: A connection of its own.
-        name: The slot.
-        publications: What to read of.
-        upto: Transactions committed behind this position are left for later.
-
-    Returns:
-        Batches with one column, a message a row; about ``MESSAGES`` of them, whole transactions.
+    Batches have one column, a message a row; whole transactions, about ``MESSAGES`` messages.
     """
     session.query(
         "SELECT set_config(name, $1, false) FROM pg_settings"
@@ -236,15 +190,6 @@ def await_transactions(
 
     A transaction counts as open between its commit record and its visibility, which may last as
     long as it waits for a standby; so what a later snapshot does not show is committed later.
-
-    Args:
-        session: A connection without a transaction.
-        patience: How many seconds to wait at most.
-        on_wait: Told once what is waited for.
-        sleep: Waits for a number of seconds.
-
-    Raises:
-        TransientError: They did not end in time.
     """
     number = int(session.query("SELECT pg_current_xact_id()::text")[0][0])
     oldest = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"
@@ -277,12 +222,20 @@ def waiting_hint(session: Session) -> str:
 
 @dataclass(frozen=True)
 class Pulse:
+    """Where the source's log and a slot stand now; ``now`` is the source's clock, naive UTC."""
+
     flushed: int
     now: datetime
     confirmed: int | None
     wal_status: str | None
 
 
-def pulse(session: Session, slot: str, publications: Sequence[str]) -> Pulse:
-    s, k = look_at_server(session), look_at_slot(session, slot)
-    return Pulse(s.flushed, s.now, k and k.confirmed, k and k.wal_status)
+def pulse(session: Session, slot: str) -> Pulse:
+    """Asks in one round trip for what a look at an idle source needs."""
+    [(flushed, now, confirmed, wal_status)] = session.query(
+        f"SELECT {_bytes('pg_current_wal_flush_lsn()')}, clock_timestamp() AT TIME ZONE 'UTC',"
+        f" {_bytes('s.confirmed_flush_lsn')}, s.wal_status"
+        " FROM (SELECT 1) AS one LEFT JOIN pg_replication_slots AS s ON s.slot_name = $1",
+        slot,
+    )
+    return Pulse(flushed, now, confirmed, wal_status)

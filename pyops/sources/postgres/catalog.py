@@ -1,25 +1,161 @@
-"""Stand-in."""
+"""What PostgreSQL's catalog says: tables and their columns, types, open transactions."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from pyops.sources.postgres.session import Column, Session
-from pyops.sources.postgres.session import Relation as TableShape
+from pyops.errors import OperationError
+from pyops.sources.postgres.session import Session
+from pyops.sql import identifier, qualified
 from pyops.staging.postgres_types import PostgresType
 
-__all__ = ["Column", "TableShape"]
+_ATTRIBUTES = """
+    SELECT a.attnum, a.attname::text, a.atttypid AS oid, a.atttypmod AS modifier
+    FROM pg_attribute AS a
+    WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
+"""
+_GIVEN = """
+    SELECT given.attnum, ''::text, given.oid, given.modifier
+    FROM unnest($1::oid[], $2::integer[]) WITH ORDINALITY AS given (oid, modifier, attnum)
+"""
+_COLUMNS = """
+WITH RECURSIVE bases (attnum, attname, oid, modifier) AS (
+    {of}
+    UNION ALL
+    SELECT b.attnum, b.attname, t.typbasetype, t.typtypmod
+    FROM bases AS b
+    JOIN pg_type AS t ON t.oid = b.oid AND t.typtype = 'd'
+), elements AS (
+    SELECT b.attnum, e.oid
+    FROM bases AS b
+    JOIN pg_type AS e ON e.typarray = b.oid
+    UNION ALL
+    SELECT e.attnum, t.typbasetype
+    FROM elements AS e
+    JOIN pg_type AS t ON t.oid = e.oid AND t.typtype = 'd'
+)
+SELECT
+    b.attnum::integer,
+    b.attname,
+    CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN t.typname ELSE '' END::text,
+    b.modifier,
+    CASE
+        WHEN e.oid IS NULL OR e.typdelim <> ',' THEN NULL
+        WHEN e.typnamespace = 'pg_catalog'::regnamespace THEN e.typname
+        ELSE ''
+    END::text,
+    format_type(t.oid, NULL)
+FROM bases AS b
+JOIN pg_type AS t ON t.oid = b.oid AND t.typtype <> 'd'
+LEFT JOIN (elements JOIN pg_type AS e ON e.oid = elements.oid AND e.typtype <> 'd') USING (attnum)
+ORDER BY b.attnum
+"""
+
+# Locks first, prepared transactions second: a transaction on its way from one to the other is in
+# both for a moment, and so is missed by neither.
+_VIRTUAL_TRANSACTIONS = """
+SELECT DISTINCT 'v' || l.virtualxid
+FROM pg_locks AS l
+LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'virtualxid' AND l.granted AND l.mode = 'ExclusiveLock'
+    AND l.pid <> pg_backend_pid()
+    AND (a.datid IS NULL OR a.datid = (
+        SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()
+    ))
+"""
+_PREPARED_TRANSACTIONS = """
+SELECT 'p' || transaction::text FROM pg_prepared_xacts WHERE database = current_database()
+"""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as the catalog has it; ``sql_type`` is its base type's name for a cast."""
+
+    name: str
+    type: PostgresType
+    sql_type: str
+
+
+@dataclass(frozen=True)
+class TableShape:
+    """A table or view at the source; ``estimated_rows`` is the planner's guess, -1 for none."""
+
+    schema: str
+    name: str
+    columns: tuple[Column, ...]
+    estimated_rows: int
+
+    @property
+    def qualified(self) -> str:
+        """The quoted name."""
+        return qualified(self.schema, self.name)
+
+    def column(self, name: str) -> Column | None:
+        """The column of this name."""
+        return next((c for c in self.columns if c.name == name), None)
 
 
 def describe(session: Session, schema: str, name: str) -> TableShape:
-    return session.describe(schema, name)
-
-
-def open_transactions(session: Session) -> frozenset[str]:
-    return session.open_transactions()
-
-
-def transaction_owners(session: Session) -> dict[str, str]:
-    return session.transaction_owners()
+    """Reads a table's columns; no such table, or no right to look at it, is an OperationError."""
+    found = session.query(
+        "SELECT c.oid::bigint, c.reltuples::bigint,"
+        " has_schema_privilege(n.oid, 'USAGE')"
+        "  AND (has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid,"
+        " 'SELECT')) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = ANY ('{r,p,v,m,f}')",
+        schema,
+        name,
+    )
+    if not found:
+        raise OperationError(
+            f"there is no table {schema}.{name} at the source",
+            hint="names are case-sensitive; `schema` in pyops.yml says where it is",
+        )
+    oid, rows, readable = found[0]
+    if not readable:
+        raise OperationError(
+            f"the source's user may not read {schema}.{name}",
+            hint=f"GRANT USAGE ON SCHEMA {identifier(schema)} TO <user>;"
+            f" GRANT SELECT ON {qualified(schema, name)} TO <user>;",
+        )
+    columns = tuple(
+        Column(column, PostgresType(type_, modifier, element), sql_type)
+        for _, column, type_, modifier, element, sql_type in session.query(
+            _COLUMNS.format(of=_ATTRIBUTES), oid
+        )
+    )
+    return TableShape(schema, name, columns, rows)
 
 
 def column_types(session: Session, given: Sequence[tuple[int, int]]) -> list[PostgresType]:
-    return session.types(given)
+    """Looks types up by oid and modifier; one that was dropped since has no name."""
+    arrays = [f"{{{','.join(str(pair[i]) for pair in given)}}}" for i in (0, 1)]
+    known = {
+        number: PostgresType(type_, modifier, element)
+        for number, _, type_, modifier, element, _ in session.query(
+            _COLUMNS.format(of=_GIVEN), *arrays
+        )
+    }
+    return [known.get(number, PostgresType("")) for number in range(1, len(given) + 1)]
+
+
+def open_transactions(session: Session) -> frozenset[str]:
+    """Every transaction of this database that is open now, prepared ones included.
+
+    ``v`` and a virtual transaction id, or ``p`` and a prepared transaction's id. Needs no
+    right beyond connecting (PostgreSQL manual, 53.13 pg_locks, 53.17 pg_prepared_xacts).
+    """
+    rows = [*session.query(_VIRTUAL_TRANSACTIONS), *session.query(_PREPARED_TRANSACTIONS)]
+    return frozenset(row[0] for row in rows)
+
+
+def transaction_owners(session: Session) -> dict[str, str]:
+    """Describes the open transactions, by the names of ``open_transactions``."""
+    virtual = session.query(
+        "SELECT DISTINCT 'v' || virtualxid, pid FROM pg_locks WHERE locktype = 'virtualxid'"
+        " AND granted AND mode = 'ExclusiveLock'"
+    )
+    prepared = session.query("SELECT 'p' || transaction::text, gid FROM pg_prepared_xacts")
+    return {name: f"process {pid}" for name, pid in virtual} | {
+        name: f"prepared transaction {gid!r}" for name, gid in prepared
+    }

@@ -1,10 +1,10 @@
 """PostgreSQL, read with ADBC into Arrow."""
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Self
 
 import adbc_driver_manager
@@ -15,8 +15,6 @@ import tenacity
 from pyops.errors import OperationError, PyopsError, TransientError
 from pyops.failures import of_connection, of_query
 from pyops.interrupt import interruptible
-from pyops.sql import identifier, qualified
-from pyops.staging.postgres_types import PostgresType
 
 # What the text of a value looks like, and whether every row is there, must not depend on the
 # settings of a role or a database.
@@ -42,92 +40,7 @@ SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN (
 )
 """
 _BATCH_BYTES = 4 << 20
-
-_ATTRIBUTES = """
-    SELECT a.attnum, a.attname::text, a.atttypid AS oid, a.atttypmod AS modifier
-    FROM pg_attribute AS a
-    WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
-"""
-_GIVEN = """
-    SELECT given.attnum, ''::text, given.oid, given.modifier
-    FROM unnest($1::oid[], $2::integer[]) WITH ORDINALITY AS given (oid, modifier, attnum)
-"""
-_COLUMNS = """
-WITH RECURSIVE bases (attnum, attname, oid, modifier) AS (
-    {of}
-    UNION ALL
-    SELECT b.attnum, b.attname, t.typbasetype, t.typtypmod
-    FROM bases AS b
-    JOIN pg_type AS t ON t.oid = b.oid AND t.typtype = 'd'
-), elements AS (
-    SELECT b.attnum, e.oid
-    FROM bases AS b
-    JOIN pg_type AS e ON e.typarray = b.oid
-    UNION ALL
-    SELECT e.attnum, t.typbasetype
-    FROM elements AS e
-    JOIN pg_type AS t ON t.oid = e.oid AND t.typtype = 'd'
-)
-SELECT
-    b.attnum::integer,
-    b.attname,
-    CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN t.typname ELSE '' END::text,
-    b.modifier,
-    CASE
-        WHEN e.oid IS NULL OR e.typdelim <> ',' THEN NULL
-        WHEN e.typnamespace = 'pg_catalog'::regnamespace THEN e.typname
-        ELSE ''
-    END::text,
-    format_type(t.oid, NULL)
-FROM bases AS b
-JOIN pg_type AS t ON t.oid = b.oid AND t.typtype <> 'd'
-LEFT JOIN (elements JOIN pg_type AS e ON e.oid = elements.oid AND e.typtype <> 'd') USING (attnum)
-ORDER BY b.attnum
-"""
-
-# Locks first, prepared transactions second: a transaction on its way from one to the other is in
-# both for a moment, and so is missed by neither.
-_VIRTUAL_TRANSACTIONS = """
-SELECT DISTINCT 'v' || l.virtualxid
-FROM pg_locks AS l
-LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
-WHERE l.locktype = 'virtualxid' AND l.granted AND l.mode = 'ExclusiveLock'
-    AND l.pid <> pg_backend_pid()
-    AND (a.datid IS NULL OR a.datid = (
-        SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()
-    ))
-"""
-_PREPARED_TRANSACTIONS = """
-SELECT 'p' || transaction::text FROM pg_prepared_xacts WHERE database = current_database()
-"""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column as the catalog has it; ``sql_type`` is its base type's name for a cast."""
-
-    name: str
-    type: PostgresType
-    sql_type: str
-
-
-@dataclass(frozen=True)
-class Relation:
-    """A table, view or foreign table; ``estimated_rows`` is the planner's guess, -1 for none."""
-
-    schema: str
-    name: str
-    columns: tuple[Column, ...]
-    estimated_rows: int
-
-    @property
-    def qualified(self) -> str:
-        """The quoted name."""
-        return qualified(self.schema, self.name)
-
-    def column(self, name: str) -> Column | None:
-        """The column of this name."""
-        return next((c for c in self.columns if c.name == name), None)
+_log = logging.getLogger(__name__)
 
 
 class Session:
@@ -165,72 +78,6 @@ class Session:
 
             return interruptible(run, cancel=cursor.adbc_cancel)
 
-    def describe(self, schema: str, name: str) -> Relation:
-        """Reads a table's columns from the catalog.
-
-        Raises:
-            OperationError: There is no such table, or no right to look at it.
-        """
-        found = self.query(
-            "SELECT c.oid::bigint, c.reltuples::bigint,"
-            " has_schema_privilege(n.oid, 'USAGE')"
-            "  AND (has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid,"
-            " 'SELECT')) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
-            " WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = ANY ('{r,p,v,m,f}')",
-            schema,
-            name,
-        )
-        if not found:
-            raise OperationError(
-                f"there is no table {schema}.{name} at the source",
-                hint="names are case-sensitive; `schema` in pyops.yml says where it is",
-            )
-        oid, rows, readable = found[0]
-        if not readable:
-            raise OperationError(
-                f"the source's user may not read {schema}.{name}",
-                hint=f"GRANT USAGE ON SCHEMA {identifier(schema)} TO <user>;"
-                f" GRANT SELECT ON {qualified(schema, name)} TO <user>;",
-            )
-        columns = tuple(
-            Column(column, PostgresType(type_, modifier, element), sql_type)
-            for _, column, type_, modifier, element, sql_type in self.query(
-                _COLUMNS.format(of=_ATTRIBUTES), oid
-            )
-        )
-        return Relation(schema, name, columns, rows)
-
-    def types(self, given: Sequence[tuple[int, int]]) -> list[PostgresType]:
-        """Looks types up by oid and modifier; one that was dropped since has no name."""
-        arrays = [f"{{{','.join(str(pair[i]) for pair in given)}}}" for i in (0, 1)]
-        known = {
-            number: PostgresType(type_, modifier, element)
-            for number, _, type_, modifier, element, _ in self.query(
-                _COLUMNS.format(of=_GIVEN), *arrays
-            )
-        }
-        return [known.get(number, PostgresType("")) for number in range(1, len(given) + 1)]
-
-    def open_transactions(self) -> frozenset[str]:
-        """Every transaction of this database that is open now, prepared ones included.
-
-        ``v`` and a virtual transaction id, or ``p`` and a prepared transaction's id. Needs no
-        right beyond connecting (PostgreSQL manual, 53.13 pg_locks, 53.17 pg_prepared_xacts).
-        """
-        rows = [*self.query(_VIRTUAL_TRANSACTIONS), *self.query(_PREPARED_TRANSACTIONS)]
-        return frozenset(row[0] for row in rows)
-
-    def transaction_owners(self) -> dict[str, str]:
-        """Describes the open transactions, by the names of ``open_transactions``."""
-        virtual = self.query(
-            "SELECT DISTINCT 'v' || virtualxid, pid FROM pg_locks WHERE locktype = 'virtualxid'"
-            " AND granted AND mode = 'ExclusiveLock'"
-        )
-        prepared = self.query("SELECT 'p' || transaction::text, gid FROM pg_prepared_xacts")
-        return {name: f"process {pid}" for name, pid in virtual} | {
-            name: f"prepared transaction {gid!r}" for name, gid in prepared
-        }
-
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """A read-only transaction whose queries all see the database at one moment: its start."""
@@ -261,11 +108,9 @@ class Session:
     def read(
         self, statement: str, *, batch_bytes: int | None = None
     ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-        """Runs a query of many rows.
+        """Runs a query of many rows; returns the schema and the batches, 4 MB each by default.
 
-        Returns:
-            The schema and the batches, of about ``batch_bytes`` each, or 4 MB. Numeric is text;
-            timestamps are naive.
+        Numeric is text; timestamps are naive.
         """
         cursor = self._reading = self._connection.cursor()
 
@@ -327,23 +172,16 @@ def connect(
     name: str = "",
     attempts: int = 4,
     sleep: Callable[[float], None] = time.sleep,
-    on_retry: Callable[[str], None] = lambda _: None,
 ) -> Session:
     """Connects and pins the session's settings; what is transient is tried again with backoff.
 
-    Args:
-        dsn: libpq's URI or keywords.
-        attempts: How often to try at most.
-        sleep: Waits for a number of seconds.
-        on_retry: Told why another attempt is made.
-
-    Raises:
-        TransientError: No server answers, or not yet.
-        OperationError: The server refuses; or no value it sends could be trusted.
+    ``name`` is what log records call the source.
     """
 
     def tell(state: tenacity.RetryCallState) -> None:
-        on_retry(f"{state.outcome.exception() if state.outcome else ''}; trying again")
+        error = state.outcome and state.outcome.exception()
+        place = f"attempt {state.attempt_number + 1} of {attempts}"
+        _log.info("%s: %s (%s, again in %.1f s)", name or "source", error, place, state.upcoming_sleep)
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(TransientError),
@@ -383,11 +221,7 @@ def _connect(dsn: str) -> Session:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turns the driver's errors into pyops's own, by SQLSTATE.
-
-    Raises:
-        OperationError: See ``failures.of_query``.
-    """
+    """Turns the driver's errors into pyops's own, by SQLSTATE."""
     try:
         yield
     except (adbc_driver_manager.Error, OSError, pa.ArrowInvalid) as error:

@@ -35,11 +35,8 @@ def advance(
 ) -> Watermark:
     """The watermark to store with a read from ``stored.bound``.
 
-    Args:
-        stored: What the last run stored.
-        largest: The largest cursor seen before the read; None if there was nothing above the bound.
-        noted: The transactions that were open right after that.
-        now: The transactions that were open right before the read's snapshot.
+    ``largest`` is the largest cursor seen before the read, None if nothing was above the bound;
+    ``noted`` the transactions open right after that, ``now`` those right before the snapshot.
     """
     bound = stored.bound
     if stored.candidate is not None:
