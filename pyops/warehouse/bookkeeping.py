@@ -21,10 +21,6 @@ _RECORDS: Mapping[type, str] = {
     records.DeadLetter: "dead_letters",
     records.GateResult: "gate_results",
 }
-    Run: "runs",
-    records.DeadLetter: "dead_letters",
-    records.GateResult: "gate_results",
-}
 _MINE = "source = ? AND table_name = ?"
 _LETTERS = "warehouse.pyops.dead_letters"
 
