@@ -11,7 +11,7 @@ import duckdb
 import pytest
 from dbt.cli.main import dbtRunner
 
-from pyops.commands.run import _let_go_of_the_warehouse
+from pyops.dbt import release
 
 PROJECT = Path(__file__).parents[2]
 NEEDED = [
@@ -79,7 +79,7 @@ def run_dbt(project: Path, *arguments: str, source: Path | None = None) -> dict[
         # A path that is the same in every folder, so that what was parsed in one counts in all.
         patch.setenv("PYOPS_WAREHOUSE", "warehouse.duckdb")
         done = dbtRunner().invoke([*arguments, *where])
-        _let_go_of_the_warehouse()
+        release()
     if not results.exists():
         if not done.success:
             raise DbtError(f"{printed.getvalue()}\n{done.exception}")

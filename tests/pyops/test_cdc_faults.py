@@ -57,10 +57,10 @@ END;
 FIRST: dict[str, tuple[Any, str, int]] = {
     "intention noted": (DuckDBWarehouse, "commit", 1),
     "publications made": (Publications, "create", 1),
-    "slot made": ("pyops.cdc.postgres.capture", "create_slot", 1),
+    "slot made": ("pyops.cdc.postgres.handshake", "create_slot", 1),
     "slot noted": (DuckDBWarehouse, "commit", 2),
     "table published": (Publications, "join", 1),
-    "transactions awaited": ("pyops.cdc.postgres.capture", "await_transactions", 1),
+    "transactions awaited": ("pyops.cdc.postgres.snapshot", "await_transactions", 1),
     "copy begun": (Stage, "create", 1),
     "copy staged": (Stage, "fill", 1),
     "copy before COMMIT": (Committing, "_write", 1),
@@ -72,7 +72,7 @@ STREAM: dict[str, tuple[Any, str, int]] = {
     "all changes staged": (StagedChanges, "writes", 1),
     "before COMMIT": (Committing, "_write", 1),
     "after COMMIT": (Recording, "commit", 1),
-    "slot advanced": ("pyops.cdc.postgres.capture", "advance_slot", 1),
+    "slot advanced": ("pyops.cdc.postgres.stream", "advance_slot", 1),
 }
 
 
@@ -198,7 +198,7 @@ def test_a_rival_is_refused_while_another_run_is_on(project: Project, sql: Sql) 
     project.set_up(CDC)
     assert cdc(project)[0] == 0
     sql("INSERT INTO t VALUES (1, 1)")
-    for owner, name in ((StagedChanges, "writes"), ("pyops.cdc.postgres.capture", "advance_slot")):
+    for owner, name in ((StagedChanges, "writes"), ("pyops.cdc.postgres.stream", "advance_slot")):
         with halted(project, owner, name, command="cdc") as (command, released):
             code, output = cdc(project)
             assert code == 1

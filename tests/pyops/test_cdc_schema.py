@@ -245,7 +245,7 @@ def test_the_size_of_the_pieces_changes_nothing(
         sql(f"INSERT INTO t SELECT n, 'x' FROM generate_series({n * 100}, {n * 100 + 99}) AS n")
         sql(f"UPDATE t SET v = 'y' WHERE id = {n * 100}")
     monkeypatch.setattr("pyops.cdc.postgres.slot.MESSAGES", 20)
-    monkeypatch.setattr("pyops.cdc.postgres.capture.MESSAGES", 20)
+    monkeypatch.setattr("pyops.cdc.postgres.stream.MESSAGES", 20)
     monkeypatch.setattr("pyops.cdc.postgres.slot._BATCH_BYTES", 100)
     runs = [run for run in lab.capture(CDC) if run.rows_written]
     assert len(runs) > 3

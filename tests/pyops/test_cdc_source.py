@@ -154,7 +154,7 @@ def test_the_slot_is_advanced_only_after_the_warehouse_has_committed(
         raise TransientError("stopped here")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pyops.cdc.postgres.capture.advance_slot", no_advance)
+        patch.setattr("pyops.cdc.postgres.stream.advance_slot", no_advance)
         [done] = capture(lab.configure(CDC))
         assert done.error is not None
     after = sql(
@@ -491,7 +491,7 @@ def test_a_table_that_is_dropped_before_its_copy_leaves_the_others_alone(
         await_transactions(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pyops.cdc.postgres.capture.await_transactions", drop_meanwhile)
+        patch.setattr("pyops.cdc.postgres.snapshot.await_transactions", drop_meanwhile)
         _fails(lab, tables, "src.gone left its publication, or was dropped", "next run copies it")
     assert ops(lab, "t") == "rr"
 
@@ -675,7 +675,7 @@ def test_another_timeline_is_followed_only_from_where_both_are_one(
     assert lab.rows("SELECT timeline FROM pyops.cdc_offsets") == [(1,)]
     sql("INSERT INTO t VALUES (4, 'd')")
     with monkeypatch.context() as patch:
-        patch.setattr("pyops.cdc.postgres.capture.advance_slot", lambda *_: None)
+        patch.setattr("pyops.cdc.postgres.stream.advance_slot", lambda *_: None)
         lab.capture(CDC)
     lab.write("UPDATE pyops.cdc_offsets SET timeline = 7")
     _fails(lab, CDC, "its timeline is 1, and was 7", "pyops slot drop src")

@@ -34,7 +34,7 @@ def test_any_traffic_cut_anywhere_ends_in_the_source(
     sql(f"INSERT INTO {table} SELECT n, 0, repeat('x', 3000) FROM generate_series(1, 4) AS n")
     project = lab.configure({table: {"mode": "cdc"}})
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("pyops.cdc.postgres.slot.MESSAGES", "pyops.cdc.postgres.capture.MESSAGES"):
+        for name in ("pyops.cdc.postgres.slot.MESSAGES", "pyops.cdc.postgres.stream.MESSAGES"):
             patch.setattr(name, chunk)
         patch.setattr("pyops.cdc.postgres.slot._BATCH_BYTES", chunk * 100)
         assert capture(project)[0].error is None

@@ -860,7 +860,7 @@ def test_log_that_begins_with_a_truncation_gets_its_columns_later(lab: Lab) -> N
 def test_table_that_is_no_log_is_left_alone(lab: Lab) -> None:
     lab.put("a.jsonl", lines(event("c", ROW)))
     lab.write("CREATE SCHEMA raw; CREATE TABLE raw.t__changes AS SELECT 1 AS id")
-    with pytest.raises(OperationError, match="is there and is no change log"):
+    with pytest.raises(OperationError, match="exists and is not a change log"):
         land(lab)
 
 

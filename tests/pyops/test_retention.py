@@ -244,7 +244,7 @@ def test_a_slot_that_says_it_again_adds_nothing_to_a_folded_log(
     sql("UPDATE t SET v = 1")
     sql("DELETE FROM t WHERE id = 1")
     with monkeypatch.context() as patch:
-        patch.setattr("pyops.cdc.postgres.capture.advance_slot", lambda *_: None)
+        patch.setattr("pyops.cdc.postgres.stream.advance_slot", lambda *_: None)
         lab.capture(KEPT)
     folded(lab)
     lab.capture(KEPT)

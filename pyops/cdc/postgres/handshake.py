@@ -1,16 +1,197 @@
-"""What must hold at the source before changes are landed: server, slot and publications."""
+"""Getting ready to capture: the server, the slot, the publications, and which tables to copy."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from pyops.cdc.postgres.pgoutput import lsn_text
 from pyops.cdc.postgres.publication import Facts, Member, Publications
-from pyops.cdc.postgres.slot import Server, Slot, look_at_slot
-from pyops.config.project import Table
-from pyops.errors import OperationError, TransientError
+from pyops.cdc.postgres.slot import Server, Slot, create_slot, drop_slot, look_at_slot
+from pyops.config.project import Project, Table
+from pyops.errors import OperationError, PyopsError, SchemaChangeError, TransientError
 from pyops.records import Captured, Offset
 from pyops.sources.postgres.session import Session
+from pyops.sources.protocol import Chunk
 from pyops.sql import identifier
+from pyops.warehouse.protocol import CaptureChange, CaptureState, Commit, TableState
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Opened:
+    """A source that is open for capture, and where its capture stands.
+
+    ``control`` holds the slot's lock, ``reader`` reads; ``stored`` is the offset as the warehouse
+    has it.
+    """
+
+    project: Project
+    source: str
+    tables: Sequence[Table]
+    slot: str
+    salt: str
+    patience: float
+    again: Table | None
+    control: Session
+    reader: Session
+    publications: Publications
+    stored: Offset | None
+    offset: Offset = field(init=False)
+    facts: dict[Table, Facts] = field(default_factory=dict)
+    captured: dict[str, Captured] = field(default_factory=dict)
+
+    def key(self, table: Table) -> tuple[str, ...]:
+        """The columns that identify a row of a table: configured, or its primary key."""
+        facts = self.facts.get(table)
+        return table.config.primary_key or (facts.primary_key if facts else ())
+
+    def noted(
+        self, offset: Offset, *forgets: str, keys: Mapping[str, tuple[str, ...]] | None = None
+    ) -> Iterator[Chunk]:
+        """Notes where the capture stands; what follows may rely on that."""
+        change = CaptureChange(offset, self.stored, forgets=forgets, keys=keys or {})
+        yield Chunk(commit=Commit(capture=change), is_run=False)
+        self.stored = self.offset = offset
+
+    def forgotten(self, *names: str) -> Iterator[Chunk]:
+        """Forgets tables: the next run copies those that are still configured."""
+        if names:
+            yield from self.noted(self.offset, *names)
+            for name in names:
+                self.captured.pop(name, None)
+
+    def check_publications(self, *, but: Table | None = None) -> None:
+        """Makes sure that the stream has every change of the captured tables."""
+        source = self.source
+        if self.publications.look() != dict(self.offset.publications):
+            raise OperationError(
+                f"{source}: a publication was altered, or was dropped and created again: changes"
+                " between may be missing",
+                hint=f"pyops slot drop {source}, then pyops cdc {source}, re-snapshots all tables",
+            )
+        members = self.publications.members()
+        for table, facts in self.facts.items():
+            known = self.captured.get(table.name)
+            if known is None or table == but or known.relation_oid != facts.oid:
+                continue
+            if problem := self.publications.problem(known, members):
+                raise OperationError(
+                    f"{table} {problem}: changes of it are missing",
+                    hint=f"pyops snapshot {table} publishes and re-snapshots it",
+                )
+
+
+def start(
+    opened: Opened, server: Server, capture: CaptureState, states: Mapping[Table, TableState]
+) -> Iterator[Chunk]:
+    """Checks slot and publications, and creates them for a source that is new."""
+    for table in opened.tables:
+        try:
+            opened.facts[table] = opened.publications.facts(table)
+        except PyopsError as error:  # the others can be captured all the same
+            yield Chunk("snapshot", table, error=error)
+    if capture.offset is not None and capture.offset.status == "active":
+        opened.captured = dict(capture.tables)
+        opened.offset = check_slot(
+            opened.control, opened.source, opened.slot, capture.offset, server
+        )
+    else:
+        yield from make_slot(opened, capture.offset, server)
+    opened.check_publications(but=opened.again)
+    keys = {table.name: opened.key(table) for table in opened.facts}
+    if not keys.items() <= capture.keys.items():
+        yield from opened.noted(opened.offset, keys=keys)
+    yield from leave(opened, states)
+
+
+def make_slot(opened: Opened, before: Offset | None, server: Server) -> Iterator[Chunk]:
+    """Makes publications and slot, after noting that they are about to be made."""
+    is_unfinished = before is not None and before.status == "starting"
+    slot = look_at_slot(opened.control, opened.slot)
+    is_named = opened.project.postgres(opened.source).slot is not None
+    if slot and not (is_named or is_unfinished):
+        raise OperationError(
+            f"{opened.source}: slot {opened.slot} exists, and this warehouse knows nothing of it:"
+            " another project may be reading it",
+            hint=f"if nobody does: pyops slot drop {opened.source}; else give this source"
+            " another `slot` and `publication`",
+        )
+    generation = (before.generation if before else 0) + (not is_unfinished)
+    offset = Offset(
+        opened.source, generation, "starting", opened.slot, server.system_id, server.timeline
+    )
+    if opened.publications.are_ours:
+        opened.publications.check_rights(opened.facts)
+    yield from opened.noted(offset)
+    if opened.publications.are_ours:
+        opened.publications.create()
+    versions = opened.publications.look()
+    if slot and slot.confirmed is not None and is_named:
+        check_plugin(opened.source, slot)
+        position = slot.confirmed
+    else:
+        if slot:  # whatever made it was stopped: nothing was landed from it
+            drop_slot(opened.control, opened.slot)
+        position = create_slot(opened.control, opened.slot, patience=opened.patience)
+    yield from opened.noted(replace(offset, status="active", publications=versions, lsn=position))
+    _log.info("%s: slot %s created at %s", opened.source, opened.slot, lsn_text(position))
+
+
+def leave(opened: Opened, states: Mapping[Table, TableState]) -> Iterator[Chunk]:
+    """Releases tables that are no longer configured, or whose log is gone."""
+    names = {table.name for table in opened.tables}
+    yield from opened.forgotten(*(name for name in opened.captured if name not in names))
+    if opened.publications.are_ours:
+        wanted = {facts.oid for facts in opened.facts.values()}
+        broken = {known.relation_oid for known in opened.captured.values()}
+        members = opened.publications.members()
+        opened.publications.leave([oid for oid in members if oid not in wanted | broken])
+    for table in opened.tables:
+        if table.name in opened.captured and not states[table].columns:
+            log = ".".join(table.target)
+            _log.info("%s: its log %s is gone: the table is re-snapshotted", table, log)
+            yield from opened.forgotten(table.name)
+
+
+def join(opened: Opened) -> Iterator[Chunk | tuple[Table, bool]]:
+    """Publishes the tables that are to be copied; yields each, and whether it was recreated.
+
+    A table is forgotten before its publication is changed: whatever stops this, the next run
+    takes it up.
+    """
+    members = opened.publications.members()
+    for table, facts in opened.facts.items():
+        known = opened.captured.get(table.name)
+        member = members.get(facts.oid)
+        try:
+            is_recreated = known is not None and known.relation_oid != facts.oid
+            if is_recreated and table.config.on_schema_change == "fail" and table != opened.again:
+                raise SchemaChangeError(
+                    f"{table} was dropped and created again at the source",
+                    hint=f"pyops snapshot {table} re-snapshots it",
+                )
+            wanted = set(opened.publications.columns(table, facts))
+            is_right = member is not None and (
+                set(member.columns) == wanted
+                and (member.publication == opened.publications.names[0]) == facts.has_identity
+                if opened.publications.are_ours
+                else set(member.columns) <= wanted
+            )
+            if known and is_right and not is_recreated and table != opened.again:
+                continue
+            if not is_right and not opened.publications.are_ours:
+                raise not_published(opened.publications, table, facts, member, wanted)
+            yield from opened.forgotten(*([table.name] if known else []))
+            if not is_right:
+                opened.publications.check_rights({table: facts})
+                opened.publications.join(table, facts)
+        except PyopsError as error:
+            yield Chunk("snapshot", table, error=error)
+            continue
+        yield table, is_recreated
+        if not facts.has_identity:
+            _log.info("%s has no key: PostgreSQL gives only its inserts and truncations", table)
 
 
 def check_server(server: Server, source: str) -> None:
@@ -93,34 +274,6 @@ def check_slot(session: Session, source: str, name: str, offset: Offset, server:
             " lacked something"
         )
     return replace(offset, timeline=server.timeline)
-
-
-def check_publications(
-    publications: Publications,
-    offset: Offset,
-    facts: Mapping[Table, Facts],
-    captured: Mapping[str, Captured],
-    *,
-    but: Table | None = None,
-) -> None:
-    """Makes sure that the stream has every change of the captured tables, or says what to do."""
-    source = publications.source
-    if publications.look() != dict(offset.publications):
-        raise OperationError(
-            f"{source}: a publication was altered, or was dropped and created again: changes"
-            " between may be missing",
-            hint=f"pyops slot drop {source}, then pyops cdc {source}, re-snapshots all tables",
-        )
-    members = publications.members()
-    for table, fact in facts.items():
-        known = captured.get(table.name)
-        if known is None or table == but or known.relation_oid != fact.oid:
-            continue
-        if problem := publications.problem(known, members):
-            raise OperationError(
-                f"{table} {problem}: changes of it are missing",
-                hint=f"pyops snapshot {table} publishes and re-snapshots it",
-            )
 
 
 def not_published(

@@ -29,7 +29,7 @@ _LOCK = "hashtext('pyops cdc'), hashtext($1)"
 
 @dataclass(frozen=True)
 class Server:
-    """What the source's server is; ``flushed`` is up to where its log is safe, ``now`` naive UTC."""
+    """What the source's server is; ``flushed`` is the end of its safe log, ``now`` naive UTC."""
 
     version: int
     wal_level: str

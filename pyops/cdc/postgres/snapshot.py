@@ -1,21 +1,29 @@
 """The copy of a table in a snapshot, which its changes are followed from."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from pyops.cdc.changelog import log_write
+from pyops.cdc.postgres.handshake import Opened, join
 from pyops.cdc.postgres.pgoutput import lsn_text
 from pyops.cdc.postgres.publication import Facts, Member
+from pyops.cdc.postgres.slot import await_transactions
 from pyops.config.project import Table
+from pyops.errors import OperationError
 from pyops.records import Captured
 from pyops.sources.postgres.catalog import describe
 from pyops.sources.postgres.plan import table_mappings
 from pyops.sources.postgres.session import Session
+from pyops.sources.protocol import Chunk
 from pyops.sql import identifier
 from pyops.staging.file import Stage
-from pyops.warehouse.protocol import Attached, Whole, Write
+from pyops.warehouse.protocol import Attached, CaptureChange, Commit, Whole, Write
 from pyops.warehouse.recording import Recording
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,3 +115,57 @@ class Copy:
             f"{truncation}SELECT * EXCLUDE (_fault), 'r' AS _op, {meta},"
             f" row_number() OVER () + {place} AS _seq, NULL::BIGINT AS _xid FROM rows"
         )
+
+
+def copies(opened: Opened, progress: Callable[[Table, int, int], None]) -> Iterator[Chunk]:
+    """Copies tables in one snapshot, each of them in a transaction of its own."""
+    to_copy: list[tuple[Table, bool]] = []
+    for item in join(opened):
+        if isinstance(item, Chunk):
+            yield item
+        else:
+            to_copy.append(item)
+    if not to_copy:
+        return
+    await_transactions(opened.control, patience=opened.patience, on_wait=_log.info)
+    members = opened.publications.members()
+    with opened.reader.snapshot():
+        seen, handoff, now = opened.reader.query(
+            "SELECT pg_current_snapshot()::text,"
+            " (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint,"
+            " transaction_timestamp() AT TIME ZONE 'UTC'"
+        )[0]
+        for table, is_recreated in to_copy:
+            facts = opened.facts[table]
+            if (member := members.get(facts.oid)) is None:
+                gone = OperationError(
+                    f"{table} left its publication, or was dropped, before it could be copied",
+                    hint="check that it exists; the next run copies it",
+                )
+                yield Chunk("snapshot", table, error=gone)
+                continue
+            captured = Captured(
+                *(table.name, opened.offset.generation, facts.oid, member.oid, member.columns),
+                seen,
+                # Between what was landed and what is next: no commit record begins there.
+                opened.offset.lsn - 1,
+                handoff,
+            )
+            copy = Copy(table, facts, member, opened.key(table), captured, now, is_recreated)
+            chunk = Chunk("snapshot", table, partial(_stage, opened, copy, progress))
+            yield chunk
+            if chunk.landed:
+                opened.captured[table.name] = captured
+                opened.stored = opened.offset
+
+
+def _stage(
+    opened: Opened,
+    copy: Copy,
+    progress: Callable[[Table, int, int], None],
+    stage: Stage,
+    recording: Recording,
+) -> Commit:
+    write = copy.stage(opened.reader, opened.salt, progress, stage, recording)
+    change = CaptureChange(opened.offset, opened.stored, tables=(copy.captured,))
+    return Commit((write,), capture=change)

@@ -1,23 +1,38 @@
 """The stream of changes, chunk by chunk, on its way into staging."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 
 import pyarrow as pa
 
 from pyops.cdc.changelog import META, log_write
-from pyops.cdc.postgres.pgoutput import Changes, Relation
+from pyops.cdc.postgres.handshake import Opened, check_slot
+from pyops.cdc.postgres.pgoutput import Changes, Decoder, Relation, lsn_text
+from pyops.cdc.postgres.slot import MESSAGES, Pulse, advance_slot, look_at_server, peek, pulse
 from pyops.config.project import Table
 from pyops.errors import OperationError
 from pyops.records import CHANGE_COLUMNS, RESERVED_COLUMNS, Captured, Offset
 from pyops.sources.postgres.catalog import column_types
 from pyops.sources.postgres.session import Session
+from pyops.sources.protocol import Chunk
 from pyops.sql import columns as listed
 from pyops.sql import identifier
 from pyops.staging.columns import DEAD_LETTER, ColumnMapping
 from pyops.staging.file import Stage
 from pyops.staging.postgres_types import hashed, mapping_of_text
-from pyops.warehouse.protocol import Write
+from pyops.staging.prefetch import Prefetch
+from pyops.warehouse.protocol import CaptureChange, Commit, Write
+from pyops.warehouse.recording import Recording
+
+# While nothing comes, offset and slot move together only when so much log is kept for them, or so
+# much time has passed: a look that finds nothing writes nothing.
+IDLE_BYTES = 16 << 20
+IDLE_SECONDS = 120.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -153,3 +168,106 @@ class StagedChanges:
             )
             for version in self._versions.values()
         )
+
+
+@dataclass
+class Stream:
+    """The stream of an open source.
+
+    ``seen`` is up to where nothing was found to land; ``moved_at`` is when the slot last moved.
+    """
+
+    opened: Opened
+    seen: int = 0
+    moved_at: float = field(default_factory=time.monotonic)
+
+    def changes(self, *, idles: bool = False) -> Iterator[Chunk]:
+        """Lands chunks until everything is landed that was committed when this began."""
+        opened = self.opened
+        target = pulse(opened.control, opened.slot)
+        if target.confirmed is None or target.wal_status == "lost":
+            check_slot(
+                *(opened.control, opened.source, opened.slot, opened.offset),
+                look_at_server(opened.control),
+            )
+        if idles and target.flushed <= self.seen:
+            yield from self._rest(target, idles=idles)
+            return
+        is_all = False
+        while not is_all:
+            opened.check_publications()
+            batches = peek(
+                opened.reader, opened.slot, opened.publications.names, upto=target.flushed
+            )
+            if (first := next(batches, None)) is None:
+                yield from self._rest(target, idles=idles)
+                return
+            chunk = Chunk(stage=partial(self._stage_stream, chain([first], batches), target))
+            yield chunk
+            opened.stored = opened.offset = self._next
+            advance_slot(opened.control, opened.slot, opened.offset.lsn)
+            self.moved_at, is_all = time.monotonic(), self._is_all
+            self.seen = target.flushed if is_all else 0
+            if run := chunk.landed:
+                _log.info(
+                    "%s: %s changes landed up to %s  %.1f s",
+                    *(opened.source, f"{run.rows_written:,}", run.upper_bound, run.seconds),
+                )
+
+    def _stage_stream(
+        self,
+        batches: Iterator[pa.RecordBatch],
+        target: Pulse,
+        stage: Stage,
+        recording: Recording,
+    ) -> Commit:
+        opened = self.opened
+        recording.note(lower_bound=lsn_text(opened.offset.lsn))
+        by_name = {table.name: table for table in opened.tables}
+        staged = StagedChanges(
+            stage,
+            {
+                known.relation_oid: (by_name[name], known)
+                for name, known in opened.captured.items()
+                if name in by_name
+            },
+            {name: opened.key(table) for name, table in by_name.items()},
+            opened.offset,
+            opened.control,
+            opened.salt,
+        )
+        decoder = Decoder(staged.key)
+        decoded = Prefetch(decoder.decode(batch.column(0)) for batch in batches)
+        try:
+            for part in decoded:
+                for changes in part:
+                    staged.add(changes)
+        finally:
+            decoded.stop(opened.reader.cancel)
+        decoder.finish()
+        opened.check_publications()
+        self._is_all = decoder.messages < MESSAGES
+        position = max(decoder.position or 0, opened.offset.lsn)
+        self._next = replace(
+            opened.offset,
+            lsn=max(position, target.flushed) if self._is_all else position,
+            committed_at=decoder.committed_at or opened.offset.committed_at,
+            caught_up_at=target.now if self._is_all else opened.offset.caught_up_at,
+        )
+        recording.note(rows_read=staged.events, upper_bound=lsn_text(self._next.lsn))
+        return Commit(staged.writes(), capture=CaptureChange(self._next, opened.stored))
+
+    def _rest(self, target: Pulse, *, idles: bool) -> Iterator[Chunk]:
+        """Moves slot and offset past a log that has nothing to land, so that it can go."""
+        opened = self.opened
+        self.seen = target.flushed
+        behind = target.flushed - opened.offset.lsn
+        if idles and (behind < IDLE_BYTES and time.monotonic() - self.moved_at < IDLE_SECONDS):
+            return
+        self.moved_at = time.monotonic()
+        if behind > 0:
+            offset = replace(opened.offset, lsn=target.flushed, caught_up_at=target.now)
+            change = CaptureChange(offset, opened.stored)
+            yield Chunk(commit=Commit(capture=change), is_run=not idles)
+            opened.stored = opened.offset = offset
+        advance_slot(opened.control, opened.slot, opened.offset.lsn)
