@@ -18,11 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyops import Days
-from pyops.config.model import FilesTable
 from pyops.errors import DataError, TransientError
-from pyops.sources.files import find as files
 from pyops.sources.files import lines
-from pyops.sources.files.find import Arrived
+from pyops.sources.files.arrive import Arrived, arrive
+from pyops.sources.files.find import Found, find
 from pyops.sources.files.json_faults import find as find_fault
 from tests.pyops.conftest import examples
 
@@ -42,15 +41,12 @@ class Lab:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return path
 
-    def table(self, path: str, format_: str, **options: Any) -> FilesTable:
-        return FilesTable(**{"mode": "full", "path": path, "format": format_, **options})
-
-    def arrive(self, path: str, format_: str, **options: Any) -> Arrived:
+    def arrive(self, path: str, format_: str, *, day_column: str | None = None) -> Arrived:
         for old in ("arrived", "refused"):
             self.connection.execute(f"DROP TABLE IF EXISTS {old}")
-        table = self.table(path, format_, **options)
-        found = files.find(self.folder, table)
-        return files.arrive(self.connection, table, found, self.folder)
+        found = find(self.folder, path)
+        options = {"format_": format_, "day_column": day_column, "hides": False}
+        return arrive(self.connection, found, self.folder, **options)  # type: ignore[arg-type]
 
     def rows(self, what: str = "* EXCLUDE (_file, _line)") -> list[tuple[Any, ...]]:
         query = f"SELECT {what} FROM arrived ORDER BY _file, _line"
@@ -76,7 +72,7 @@ def pieces_of(size: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 # Finding
 
 
-def names(found: files.Found) -> list[str]:
+def names(found: Found) -> list[str]:
     return [file.name for file in found]
 
 
@@ -84,14 +80,13 @@ def test_files_are_found_in_the_order_of_their_names(lab: Lab) -> None:
     for name in ("b.csv", "a.csv", "c.txt", "deep/er/d.csv"):
         lab.put(name, "x\n")
     (lab.folder / "folder.csv").mkdir()
-    assert names(files.find(lab.folder, lab.table("*.csv", "csv"))) == ["a.csv", "b.csv"]
-    everywhere = files.find(lab.folder, lab.table("**/*.csv", "csv"))
+    assert names(find(lab.folder, "*.csv")) == ["a.csv", "b.csv"]
+    everywhere = find(lab.folder, "**/*.csv")
     assert names(everywhere) == ["a.csv", "b.csv", "deep/er/d.csv"]
     assert (everywhere[0].size, everywhere[0].day) == (2, None)
 
 
-def daily(lab: Lab, path: str = "{date}/e-{date}*.jsonl") -> FilesTable:
-    return lab.table(path, "jsonl", mode="partition", partition_by="day")
+DAILY = "{date}/e-{date}*.jsonl"
 
 
 def test_date_in_a_path_is_the_day_of_a_file(lab: Lab) -> None:
@@ -99,32 +94,32 @@ def test_date_in_a_path_is_the_day_of_a_file(lab: Lab) -> None:
     lab.put("2024-01-02/e-2024-01-02-late.jsonl", "")
     lab.put("2024-01-02/e-2024-01-03.jsonl", "")  # two days in one name are none
     lab.put("2024-01-0x/e-2024-01-0x.jsonl", "")
-    found = files.find(lab.folder, daily(lab))
+    found = find(lab.folder, DAILY)
     assert [file.day for file in found] == [date(2024, 1, 2)] * 2
 
 
 def test_name_with_a_day_that_no_calendar_has_is_an_error(lab: Lab) -> None:
     lab.put("2024-02-30/e-2024-02-30.jsonl", "")
-    with pytest.raises(DataError, match="2024-02-30 is no date"):
-        files.find(lab.folder, daily(lab))
+    with pytest.raises(DataError, match="invalid date '2024-02-30'"):
+        find(lab.folder, DAILY)
 
 
 def test_days_asked_for_are_found_and_those_that_are_missing_are_told(lab: Lab) -> None:
     """Behaviour 10."""
     for day in ("2024-01-01", "2024-01-03"):
         lab.put(f"{day}/e-{day}.jsonl", "")
-    found = files.find(lab.folder, daily(lab), Days.of("2024-01-01", "2024-01-04"))
+    found = find(lab.folder, DAILY, Days.of("2024-01-01", "2024-01-04"))
     assert [file.day for file in found] == [date(2024, 1, 1), date(2024, 1, 3)]
     assert found.missing == (date(2024, 1, 2), date(2024, 1, 4))
     with pytest.raises(DataError, match=r"for 2024-01-02$"):
-        files.find(lab.folder, daily(lab), Days.of("2024-01-02", "2024-01-02"))
+        find(lab.folder, DAILY, Days.of("2024-01-02", "2024-01-02"))
     with pytest.raises(DataError, match=r"for 2024-02-01 to 2024-02-03$"):
-        files.find(lab.folder, daily(lab), Days.of("2024-02-01", "2024-02-03"))
+        find(lab.folder, DAILY, Days.of("2024-02-01", "2024-02-03"))
 
 
 def test_pattern_that_matches_nothing_is_an_error_that_names_it(lab: Lab) -> None:
-    with pytest.raises(DataError, match=r"no file in/\*\.csv"):
-        files.find(lab.folder, lab.table("in/*.csv", "csv"))
+    with pytest.raises(DataError, match=r"no file matches in/\*\.csv$"):
+        find(lab.folder, "in/*.csv")
 
 
 # JSON
@@ -179,8 +174,8 @@ def test_object_that_has_a_key_twice_is_refused(lab: Lab) -> None:
     lab.arrive("a.jsonl", "jsonl")
     assert lab.rows() == [("1",)]
     assert lab.refused == [
-        ("a.jsonl", 2, '{"a": 2, "b": 2.50, "a": 3}', "the key 'a' is there twice"),
-        ("a.jsonl", 3, '{"": 1}', "the key '' can be no column's name"),
+        ("a.jsonl", 2, '{"a": 2, "b": 2.50, "a": 3}', "the key 'a' appears twice"),
+        ("a.jsonl", 3, '{"": 1}', "the key '' cannot name a column"),
     ]
 
 
@@ -397,14 +392,14 @@ def test_file_without_the_partition_column_gets_its_day(lab: Lab) -> None:
     lab.put("2024-01-01.jsonl", '{"id": 1}\n')
     lab.put("2024-01-02.jsonl", '{"id": 2, "day": "2024-01-01"}\n{"id": 3}\n')
     lab.put("2024-01-03.jsonl", "")
-    arrived = lab.arrive("{date}.jsonl", "jsonl", mode="partition", partition_by="day")
+    arrived = lab.arrive("{date}.jsonl", "jsonl", day_column="day")
     assert arrived.columns == {"id": "VARCHAR", "day": "VARCHAR"}
     assert lab.rows() == [("1", "2024-01-01"), ("2", "2024-01-01"), ("3", None)]
 
 
 def test_empty_file_of_a_day_has_its_column_all_the_same(lab: Lab) -> None:
     lab.put("2024-01-03.jsonl", "")
-    arrived = lab.arrive("{date}.jsonl", "jsonl", mode="partition", partition_by="day")
+    arrived = lab.arrive("{date}.jsonl", "jsonl", day_column="day")
     assert (arrived.columns, arrived.rows) == ({"day": "VARCHAR"}, 0)
 
 
@@ -425,11 +420,10 @@ def test_compressed_files_leave_nothing_in_the_scratch_folder(lab: Lab) -> None:
 
 def test_file_that_changes_while_it_is_read_fails_the_run(lab: Lab) -> None:
     path = lab.put("a.jsonl", '{"id": 1}\n')
-    table = lab.table("a.jsonl", "jsonl")
-    found = files.find(lab.folder, table)
+    found = find(lab.folder, "a.jsonl")
     path.write_text('{"id": 1}\n{"id": 2}\n')
     with pytest.raises(TransientError, match="changed while it was read"):
-        files.arrive(lab.connection, table, found, lab.folder)
+        arrive(lab.connection, found, lab.folder, format_="jsonl", day_column=None, hides=False)
 
 
 # Parquet

@@ -1,8 +1,7 @@
 """Debezium's change events, from files into staging."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -15,15 +14,9 @@ from pyops.config.project import Table
 from pyops.records import CHANGE_COLUMNS
 from pyops.sources.files import json_faults
 from pyops.sources.files.arrive import REFUSED, reading, refuse
+from pyops.sources.files.arrived import TAKEN, add_columns, registered
 from pyops.sources.files.find import File
-from pyops.sources.files.json import (
-    NOT_BLANK,
-    PLACE,
-    Rows,
-    add_columns,
-    free_mark,
-    room,
-)
+from pyops.sources.files.json import NOT_BLANK, Rows, free_mark
 from pyops.sources.files.lines import Chunk, Refused, chunks, without
 from pyops.sql import identifier
 from pyops.staging import casts
@@ -34,7 +27,7 @@ from pyops.staging.postgres_types import hashed
 from pyops.warehouse.protocol import Attached, ByFiles, Write
 
 _INNER = {**META, "_version": "INTEGER", "_unavailable": "BOOLEAN"}
-_TAKEN = (*PLACE, *CHANGE_COLUMNS, *_INNER)
+_TAKEN = (*TAKEN, *CHANGE_COLUMNS, *_INNER)
 
 
 @dataclass
@@ -88,7 +81,7 @@ class StagedEvents:
         config = self.table.debezium
         connection = self.stage.connection
         refused = [*chunk.refused]
-        with self._registered(chunk.table):
+        with registered(connection, chunk.table):
             refused += [
                 Refused(line, text, json_faults.describe(text, lines=False))
                 for line, text in connection.execute(
@@ -105,7 +98,7 @@ class StagedEvents:
             takes_its_own=config.events_of is not None,
             key=config.primary_key,
         )
-        with self._registered(lines):
+        with registered(connection, lines):
             found = connection.sql(query).to_arrow_table()
             self.lines += found.num_rows
             refused += [
@@ -122,19 +115,7 @@ class StagedEvents:
         for schema in pc.unique(rows["schema"]).to_pylist():
             is_its = pc.equal(rows["schema"], schema) if schema else pc.is_null(rows["schema"])
             refused += self._add(rows.filter(is_its), schema, file, mark)
-        refuse(
-            connection, file, refused, hides=bool(config.mask or config.exclude or config.columns)
-        )
-
-    @contextmanager
-    def _registered(self, table: pa.Table) -> Iterator[None]:
-        connection = self.stage.connection
-        connection.register("chunk", table)
-        try:
-            with room(connection, table.nbytes):
-                yield
-        finally:
-            connection.unregister("chunk")
+        refuse(connection, file, refused, hides=config.hides_columns)
 
     def _add(self, rows: pa.Table, schema: str | None, file: File, mark: str) -> list[Refused]:
         """Stages rows of one schema; returns what has keys that cannot be columns."""

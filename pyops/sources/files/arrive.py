@@ -1,27 +1,149 @@
-"""Stand-in."""
+"""The rows of files in a staging file, as texts exactly as they are written."""
 
-from types import SimpleNamespace
-from typing import Any
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
 
-from pyops.sources.files import find as f
-from pyops.sources.files.find import REFUSED, reading
+import duckdb
+import pyarrow as pa
 
-__all__ = ["REFUSED", "reading"]
+from pyops.errors import DataError, TransientError
+from pyops.failures import of_file
+from pyops.sources.files.arrived import add_columns
+from pyops.sources.files.csv import land_csv
+from pyops.sources.files.find import File
+from pyops.sources.files.json import land_document, land_lines
+from pyops.sources.files.lines import Refused
+from pyops.sources.files.parquet import land_parquet
+from pyops.sql import identifier
+
+_BLOCK = 1 << 20
+_LAND = {
+    "csv": land_csv,
+    "jsonl": land_lines,
+    "json": land_document,
+    "parquet": land_parquet,
+}
+REFUSED = "CREATE TABLE refused (_file VARCHAR, _line BIGINT, payload VARCHAR, reason VARCHAR)"
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """How many rows arrived and were refused, the type of each column, and the bytes on disk."""
+
+    columns: dict[str, str]
+    rows: int
+    bytes: int
+    refused: int
 
 
 def arrive(
-    connection: Any, files: Any, scratch: Any, *, format_: str, day_column: str | None, hides: bool
-) -> Any:
-    t = SimpleNamespace(
-        format=format_,
-        mode="partition",
-        partition_by=day_column,
-        mask=hides,
-        exclude=(),
-        columns=(),
+    connection: duckdb.DuckDBPyConnection,
+    files: Sequence[File],
+    scratch: Path,
+    *,
+    format_: str,
+    day_column: str | None,
+    hides: bool,
+) -> Arrived:
+    """Reads files into the new tables ``arrived`` and, for what cannot be parsed, ``refused``."""
+    # _line counts from 1: where a row begins in a text, a JSON document's element, Parquet's row.
+    connection.execute("CREATE TABLE arrived (_file VARCHAR, _line BIGINT)")
+    connection.execute(REFUSED)
+    columns: dict[str, str] = {}
+    for file in files:
+        with reading(file, scratch) as path:
+            names, refused = _LAND[format_](connection, columns, path, file.name)
+            refuse(connection, file, refused, hides=hides)
+            if day_column is not None and file.day is not None and day_column not in names:
+                _fill_day(connection, columns, day_column, file)
+    rows, refusals = connection.execute(
+        "SELECT (SELECT count(*) FROM arrived), (SELECT count(*) FROM refused)"
+    ).fetchall()[0]
+    return Arrived(columns, rows, sum(file.size for file in files), refusals)
+
+
+@contextmanager
+def reading(file: File, scratch: Path) -> Iterator[Path]:
+    """Gives a file's decompressed content; a file that changes meanwhile is a TransientError."""
+    try:
+        yield _decompressed(file, scratch / "decompressed")
+        (scratch / "decompressed").unlink(missing_ok=True)
+        stat = file.path.stat()
+    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        no_memory = isinstance(error, duckdb.OutOfMemoryException)
+        raise of_file(str(error), file.path, no_memory=no_memory) from error
+    if (stat.st_size, stat.st_mtime_ns) != (file.size, file.mtime_ns):
+        raise TransientError(
+            f"{file.name} changed while it was read", hint="run the same command again"
+        )
+
+
+def refuse(
+    connection: duckdb.DuckDBPyConnection, file: File, refused: list[Refused], *, hides: bool
+) -> None:
+    """Adds what could not be parsed to ``refused``; its text only where no column is hidden."""
+    if not refused:
+        return
+    if hides:
+        refused = [
+            replace(item, payload=f"({len(item.payload):,} characters, not kept)")
+            for item in refused
+        ]
+    found = pa.table(
+        {
+            "_file": [file.name] * len(refused),
+            "_line": [item.line for item in refused],
+            "payload": pa.array([item.payload for item in refused], pa.large_string()),
+            "reason": [item.reason for item in refused],
+        }
     )
-    return f.arrive(connection, t, files, scratch)
+    connection.register("found", found)
+    connection.execute("INSERT INTO refused SELECT * FROM found ORDER BY _line")
+    connection.unregister("found")
 
 
-def refuse(connection: Any, file: Any, refused: Any, *, hides: bool) -> None:
-    f.refuse(connection, file, refused, SimpleNamespace(mask=hides, exclude=(), columns=()))
+def _fill_day(
+    connection: duckdb.DuckDBPyConnection, columns: dict[str, str], column: str, file: File
+) -> None:
+    if column not in columns:
+        add_columns(connection, columns, {column: "VARCHAR"}, file.name)
+    connection.execute(
+        f"UPDATE arrived SET {identifier(column)} = ? WHERE _file = ?", [str(file.day), file.name]
+    )
+
+
+def _decompressed(file: File, target: Path) -> Path:
+    """The file's content, checked to its end where it is compressed."""
+    suffix = file.path.suffix.lower()
+    if suffix not in {".gz", ".zst"}:
+        return file.path
+    if file.size == 0:
+        raise _damaged(file, 0, f"the file is empty, not a {suffix} file")
+    with file.path.open("rb") as raw, target.open("wb") as plain:
+        packed: IO[bytes] | pa.CompressedInputStream  # left open: closing it may close the file
+        if suffix == ".gz":
+            packed = gzip.GzipFile(fileobj=raw, mode="rb")
+        else:
+            packed = pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
+        try:
+            while block := packed.read(_BLOCK):
+                plain.write(block)
+        except (EOFError, zlib.error, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            if isinstance(error, EOFError) or "Truncated" in str(error):
+                raise _damaged(file, file.size, "the file ends too early") from None
+            raise _damaged(file, raw.tell(), "the file is damaged") from None
+    return target
+
+
+def _damaged(file: File, position: int, what: str) -> DataError:
+    return DataError(
+        f"{file.name}, at byte {position}: {what}",
+        hint="fetch it again; none of its rows were landed",
+    )

@@ -5,15 +5,13 @@ counts records for lines; so records are cut by counting quotes, and split by on
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
 from pyops.errors import DataError
-from pyops.sources.files.json import add_columns
+from pyops.sources.files.arrived import add_columns, registered
 from pyops.sources.files.lines import Refused, chunks, without
 from pyops.sql import identifier, literal
 
@@ -48,9 +46,9 @@ def land_csv(
             )
             table = table.slice(1)
         for is_quoted in (False, True):
-            with _registered(connection, table):
+            with registered(connection, table):
                 bad = _bad(connection, header, is_quoted=is_quoted)
-            with _registered(connection, without(table, bad)):
+            with registered(connection, without(table, bad)):
                 _insert(connection, header, name, is_quoted=is_quoted)
             refused += bad
     if header is None:
@@ -78,15 +76,6 @@ def _header(table: pa.Table, refused: list[Refused], name: str) -> list[str]:
         if column in names[: number - 1]:
             raise DataError(f"{where}: the header has {column!r} twice", hint=_HEADER)
     return names
-
-
-@contextmanager
-def _registered(connection: duckdb.DuckDBPyConnection, table: pa.Table) -> Iterator[None]:
-    connection.register("chunk", table)
-    try:
-        yield
-    finally:
-        connection.unregister("chunk")
 
 
 def _records(header: list[str], *, is_quoted: bool) -> str:

@@ -7,7 +7,8 @@ import duckdb
 import pyarrow.parquet as pq
 
 from pyops.errors import DataError
-from pyops.sources.files.json import add_columns
+from pyops.sources.files.arrived import add_columns
+from pyops.sources.files.lines import Refused
 from pyops.sql import identifier, literal
 
 _KEPT = {
@@ -22,24 +23,14 @@ _WIDER = {
     "TIMESTAMP_S": "TIMESTAMP",
     "TIMESTAMP_MS": "TIMESTAMP",
 }
+_AGAIN = "write or fetch it again; none of its rows were landed"
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
 
 
 def land_parquet(
     connection: duckdb.DuckDBPyConnection, columns: dict[str, str], path: Path, name: str
-) -> list[str]:
-    """Lands a Parquet file in the table ``arrived``.
-
-    Unsigned integers get the next wider type, timestamps with a time zone become naive UTC, what
-    is nested JSON (with decimals as strings: JSON's numbers are floating), what has no type in the
-    warehouse its text, as has a column whose type differs between files, integers aside.
-
-    Returns:
-        The names of its columns.
-
-    Raises:
-        DataError: It is no Parquet file, is damaged, or has two columns of one name.
-    """
+) -> tuple[list[str], list[Refused]]:
+    """Lands a Parquet file in ``arrived``; a column whose type differs between files is text."""
     try:
         names = list(pq.read_schema(path).names)
         described = connection.execute(
@@ -48,11 +39,10 @@ def land_parquet(
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise DataError(f"{name}: it is no Parquet file, or a damaged one", hint=_AGAIN) from None
+        raise DataError(f"{name}: not a Parquet file, or damaged", hint=_AGAIN) from None
     if len(set(names)) < len(names):
-        raise DataError(f"{name}: two of its columns have one name", hint="rename one of them")
-    selected = {}
-    new = {}
+        raise DataError(f"{name}: two columns have the same name", hint="rename one of them")
+    selected, new = {}, {}
     for column, type_, *_ in described:
         landed, value = _column(column, type_)
         before = columns.get(column)
@@ -76,16 +66,13 @@ def land_parquet(
             f" FROM read_parquet({literal(str(path))}, file_row_number = true)"
         )
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.SerializationException):
-        raise DataError(f"{name}: it is damaged", hint=_AGAIN) from None
+        raise DataError(f"{name}: the file is damaged", hint=_AGAIN) from None
     except (duckdb.ConversionException, duckdb.OutOfRangeException):  # which quote the value
         raise DataError(
-            f"{name}: a timestamp or a decimal is beyond what the warehouse holds",
+            f"{name}: a timestamp or a decimal is beyond the warehouse's range",
             hint="write that column as text",
         ) from None
-    return names
-
-
-_AGAIN = "write or fetch it again; nothing of it was landed"
+    return names, []
 
 
 def _column(name: str, type_: str) -> tuple[str, str]:
@@ -98,13 +85,10 @@ def _column(name: str, type_: str) -> tuple[str, str]:
     if type_ == "TIMESTAMP WITH TIME ZONE":
         return "TIMESTAMP", f"make_timestamp(epoch_us({column}))"
     if re.search(r"\[\d*\]$|^(STRUCT|MAP|UNION)\(", type_):
-        exact = re.sub(r"DECIMAL\(\d+,\d+\)|\bFLOAT\b|\bDOUBLE\b", _as_text, type_)
+        # Decimals as strings: JSON's numbers are floating.
+        exact = re.sub(r"DECIMAL\(\d+,\d+\)", "VARCHAR", type_)
         return "JSON", f"to_json({column}::{exact})"
     return "VARCHAR", f"{column}::VARCHAR"
-
-
-def _as_text(match: re.Match[str]) -> str:
-    return "VARCHAR" if match[0].startswith("DECIMAL") else match[0]
 
 
 def _both(one: str, other: str) -> str:

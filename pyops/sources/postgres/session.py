@@ -181,7 +181,9 @@ def connect(
     def tell(state: tenacity.RetryCallState) -> None:
         error = state.outcome and state.outcome.exception()
         place = f"attempt {state.attempt_number + 1} of {attempts}"
-        _log.info("%s: %s (%s, again in %.1f s)", name or "source", error, place, state.upcoming_sleep)
+        _log.info(
+            "%s: %s (%s, again in %.1f s)", name or "source", error, place, state.upcoming_sleep
+        )
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(TransientError),
