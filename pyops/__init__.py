@@ -1,73 +1,86 @@
-"""Lands PostgreSQL, files and APIs in an embedded DuckDB warehouse, for dbt to model.
+"""Lands PostgreSQL, files and changes in a DuckDB warehouse, for dbt to model.
 
-from pathlib import Path
-from pyops import extract, load
+from pyops import Project, extract
 
-for item in extract(load(Path("."))):
+for item in extract(Project.load(".")):
+    item.raise_for_error()
     print(item.table, item.run.status, item.run.rows_written)
+
+What is logged goes to the logger ``pyops``. Names are imported when they are first used.
 """
 
-from pyops.commands.cdc import Capture, capture, follow
-from pyops.commands.compact import Compaction, compact
-from pyops.commands.dlq import dead_letters, purge, replay
-from pyops.commands.erase import Erasure, erase
-from pyops.commands.extract import Extraction, extract
-from pyops.commands.publish import publish
-from pyops.commands.reconcile import Reconciliation, reconcile
-from pyops.commands.run import Summary, run
-from pyops.commands.slot import SlotStatus, slot_status
-from pyops.commands.snapshot import snapshot
-from pyops.commands.status import TableStatus, status
-from pyops.commands.validate import validate
-from pyops.config.days import Days
-from pyops.config.load import load
-from pyops.config.project import Project, Table
-from pyops.errors import (
-    DataError,
-    OperationError,
-    PyopsError,
-    SchemaChangeError,
-    TransientError,
-    UsageError,
-)
-from pyops.progress import Listener
-from pyops.records import DeadLetter, Run
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyops.commands.cdc import Capture, capture, follow
+    from pyops.commands.compact import Compaction, compact
+    from pyops.commands.dlq import dead_letters, purge, replay
+    from pyops.commands.erase import Erasure, erase
+    from pyops.commands.extract import Extraction, extract
+    from pyops.commands.publish import publish
+    from pyops.commands.reconcile import Reconciliation, reconcile
+    from pyops.commands.run import Summary, run
+    from pyops.commands.slot import SlotStatus, slot_status
+    from pyops.commands.snapshot import snapshot
+    from pyops.commands.status import TableStatus, status
+    from pyops.commands.validate import validate
+    from pyops.config.days import Days
+    from pyops.config.load import load
+    from pyops.config.project import Project, Table
+    from pyops.errors import (
+        DataError,
+        GateError,
+        OperationError,
+        PyopsError,
+        SchemaChangeError,
+        TransientError,
+        UsageError,
+    )
+    from pyops.progress import Listener
+    from pyops.records import DeadLetter, GateResult, Run, TableId, Watermark
+
+_NAMES = {
+    "commands.cdc": "Capture capture follow",
+    "commands.compact": "Compaction compact",
+    "commands.dlq": "dead_letters purge replay",
+    "commands.erase": "Erasure erase",
+    "commands.extract": "Extraction extract",
+    "commands.publish": "publish",
+    "commands.reconcile": "Reconciliation reconcile",
+    "commands.run": "Summary run",
+    "commands.slot": "SlotStatus slot_status",
+    "commands.snapshot": "snapshot",
+    "commands.status": "TableStatus status",
+    "commands.validate": "validate",
+    "config.days": "Days",
+    "config.load": "load",
+    "config.project": "Project Table",
+    "errors": "DataError GateError OperationError PyopsError SchemaChangeError TransientError"
+    " UsageError",
+    "progress": "Listener",
+    "records": "DeadLetter GateResult Run TableId Watermark",
+}
+_HOMES = {name: f"pyops.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
-    "Capture",
-    "Compaction",
-    "DataError",
-    "Days",
-    "DeadLetter",
-    "Erasure",
-    "Extraction",
-    "Listener",
-    "OperationError",
-    "Project",
-    "PyopsError",
-    "Reconciliation",
-    "Run",
-    "SchemaChangeError",
-    "SlotStatus",
-    "Summary",
-    "Table",
-    "TableStatus",
-    "TransientError",
-    "UsageError",
-    "capture",
-    "compact",
-    "dead_letters",
-    "erase",
-    "extract",
-    "follow",
-    "load",
-    "publish",
-    "purge",
-    "reconcile",
-    "replay",
-    "run",
-    "slot_status",
-    "snapshot",
-    "status",
-    "validate",
-]
+    "Capture", "Compaction", "DataError", "Days", "DeadLetter", "Erasure", "Extraction",
+    "GateError", "GateResult", "Listener", "OperationError", "Project", "PyopsError",
+    "Reconciliation", "Run", "SchemaChangeError", "SlotStatus", "Summary", "Table", "TableId",
+    "TableStatus", "TransientError", "UsageError", "Watermark", "capture", "compact",
+    "dead_letters", "erase", "extract", "follow", "load", "publish", "purge", "reconcile",
+    "replay", "run", "slot_status", "snapshot", "status", "validate",
+]  # fmt: skip
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,4 +1,4 @@
-"""Progress."""
+"""Progress: what a command tells its caller while it works; the rest is in the log."""
 
 from typing import Protocol
 
@@ -8,9 +8,6 @@ from pyops.records import Run, TableId
 
 class Listener(Protocol):
     """Told what goes on; every method may be called often."""
-
-    def note(self, message: str) -> None:
-        """Something worth a line: a retry, a wait."""
 
     def pause(self) -> None:
         """Another program is about to print."""
@@ -27,9 +24,6 @@ class Listener(Protocol):
 
 class Silent:
     """A listener that does not listen."""
-
-    def note(self, message: str) -> None:
-        """Forgets it."""
 
     def pause(self) -> None:
         """Forgets it."""

@@ -1,35 +1,44 @@
-"""The command line: parses, calls, prints. Data goes to stdout, everything else to stderr."""
+"""The command line: parses, calls, prints. Data goes to stdout, everything else to stderr.
 
+What a command needs is imported by that command: ``pyops --help`` must not wait for it.
+"""
+
+import inspect
+import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyops.config.days import Days
-from pyops.config.load import load
-from pyops.config.units import duration, size
 from pyops.errors import PyopsError, UsageError
 
 if TYPE_CHECKING:
-    from pyops.commands.slot import SlotStatus
+    from pyops.config.days import Days
+    from pyops.config.project import Project
+    from pyops.progress import Listener
 
-app = typer.Typer(
-    help="Lands PostgreSQL in a DuckDB warehouse, for dbt to model.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+HELP = "Lands PostgreSQL, files and changes in a DuckDB warehouse, for dbt to model."
+
+
+def _group(text: str) -> typer.Typer:
+    return typer.Typer(
+        help=text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
+
+
+app, slot, dlq = (
+    _group(HELP),
+    _group("Replication slots of the sources of changes."),
+    _group("Dead letters: rows that could not be landed."),
 )
+app.add_typer(slot, name="slot")
+app.add_typer(dlq, name="dlq")
 
-ProjectDir = Annotated[
-    Path, typer.Option(help="The folder that holds pyops.yml and dbt_project.yml.")
-]
-ConfigFile = Annotated[str, typer.Option("--config", help="The configuration, in that folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done; write nothing anywhere.")
 ]
@@ -43,29 +52,69 @@ FailIfLag = Annotated[
 Tables = Annotated[
     list[str] | None, typer.Argument(help="Tables, as source.table or table; all if none.")
 ]
+Name = Annotated[str, typer.Argument(help="The table, as source.table or table.")]
+Day = datetime | None
+_ISO = ["%Y-%m-%d"]
+FILE = "pyops.yml"
+Everything = Annotated[bool, typer.Option("--all", help="Open and closed ones.")]
+_COMMON = {  # of every command
+    "project_dir": (
+        Annotated[Path, typer.Option(help="The folder that holds pyops.yml and dbt_project.yml.")],
+        Path(),
+    ),
+    "config": (Annotated[str, typer.Option(help="The configuration, in that folder.")], FILE),
+    "as_json": (Annotated[bool, typer.Option("--json", help="Print one line of JSON.")], False),
+}
 
 
-@app.callback()
+def command(
+    group: typer.Typer, shows: str, name: str | None = None
+) -> Callable[[Callable[..., Any]], None]:
+    """Makes a command of a function that takes project, listener and options.
+
+    What it returns is shown by the function ``shows`` of ``render``, which says the exit code.
+    """
+
+    def register(function: Callable[..., Any]) -> None:
+        def run(*, project_dir: Path, config: str, as_json: bool, **options: Any) -> None:
+            from pyops.cli import render
+            from pyops.config.load import load
+
+            with render.Terminal() as terminal:
+                done = function(load(project_dir, config), terminal, **options)
+            if code := getattr(render, shows)(done, as_json=as_json):
+                raise typer.Exit(code)
+
+        parameters = list(inspect.signature(function).parameters.values())[2:]
+        parameters += [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=type_)
+            for key, (type_, value) in _COMMON.items()
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {item.name: item.annotation for item in parameters}
+        group.command(name or function.__name__, help=function.__doc__)(run)
+
+    return register
+
+
+@app.callback(help=HELP)
 def options(
     debug: Annotated[bool, typer.Option(help="Show the stack trace of an error.")] = False,
 ) -> None:
-    """Lands PostgreSQL in a DuckDB warehouse, for dbt to model."""
+    """Takes the options of all commands; ``main`` looks at them itself."""
 
 
-@app.command()
+@command(app, "extractions")
 def extract(
+    project: "Project",
+    listener: "Listener",
     tables: Tables = None,
     *,
-    day: Annotated[
-        datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="Land this day again.")
-    ] = None,
+    day: Annotated[Day, typer.Option("--date", formats=_ISO, help="Land this day again.")] = None,
     first: Annotated[
-        datetime | None,
-        typer.Option("--from", formats=["%Y-%m-%d"], help="Land the days from this one on again."),
+        Day, typer.Option("--from", formats=_ISO, help="Land the days from this one on again.")
     ] = None,
-    last: Annotated[
-        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="The last of those days.")
-    ] = None,
+    last: Annotated[Day, typer.Option("--to", formats=_ISO, help="The last of them.")] = None,
     full_refresh: Annotated[
         bool, typer.Option(help="Read the tables whole and swap them; watermarks start over.")
     ] = False,
@@ -73,379 +122,248 @@ def extract(
         bool, typer.Option("--stage", help="Stop after staging; validate and publish go on.")
     ] = False,
     dry_run: DryRun = False,
-    as_json: Json = False,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
+) -> Any:
     """Land tables in the warehouse: read, stage, publish."""
-    from pyops.cli.render import Terminal, print_extractions
-    from pyops.commands.extract import extract as extract_tables
+    from pyops.commands.extract import extract
 
     days = _days(day, first, last)
     if days and full_refresh:
         raise UsageError("--full-refresh and a range of days exclude each other")
-    project = load(project_dir, config_file)
-    with Terminal() as terminal:
-        done = extract_tables(
-            project,
-            tables or (),
-            days=days,
-            full_refresh=full_refresh,
-            stage_only=stage,
-            dry_run=dry_run,
-            listener=terminal,
-        )
-    print_extractions(done, as_json=as_json)
-    _exit(max((item.error.exit_code for item in done if item.error), default=0))
+    what = {"full_refresh": full_refresh, "stage_only": stage, "dry_run": dry_run}
+    return extract(project, tables or (), days=days, listener=listener, **what)
 
 
-@app.command()
+@command(app, "extractions")
 def validate(
+    project: "Project",
+    listener: "Listener",
     tables: Tables = None,
     *,
     check: Annotated[
         list[str] | None, typer.Option(help="Only this family of gates, like nulls; repeatable.")
     ] = None,
-    as_json: Json = False,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
-    """Hold staged tables against their gates; change nothing."""
-    from pyops.cli.render import Terminal, print_extractions
-    from pyops.commands.validate import validate as validate_staged
+) -> Any:
+    """Evaluate the gates of staged tables; change nothing."""
+    from pyops.commands.validate import validate
     from pyops.quality.gates import CHECKS
 
     for family in check or ():
         if family not in CHECKS:
             raise UsageError(f"there is no check {family!r}", hint=f"one of: {', '.join(CHECKS)}")
-    project = load(project_dir, config_file)
-    with Terminal() as terminal:
-        done = validate_staged(project, tables or (), checks=check or (), listener=terminal)
-    print_extractions(done, as_json=as_json)
-    _exit(max((item.error.exit_code for item in done if item.error), default=0))
+    return validate(project, tables or (), checks=check or (), listener=listener)
 
 
-@app.command()
-def publish(
-    tables: Tables = None,
-    *,
-    as_json: Json = False,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
+@command(app, "extractions")
+def publish(project: "Project", listener: "Listener", tables: Tables = None) -> Any:
     """Validate and publish staged tables."""
-    from pyops.cli.render import Terminal, print_extractions
-    from pyops.commands.publish import publish as publish_staged
+    from pyops.commands.publish import publish
 
-    project = load(project_dir, config_file)
-    with Terminal() as terminal:
-        done = publish_staged(project, tables or (), listener=terminal)
-    print_extractions(done, as_json=as_json)
-    _exit(max((item.error.exit_code for item in done if item.error), default=0))
+    return publish(project, tables or (), listener=listener)
 
 
-@app.command()
+@command(app, "reconciliation")
 def reconcile(
-    table: Annotated[str, typer.Argument(help="The table, as source.table or table.")],
+    project: "Project",
+    _: "Listener",
+    table: Name,
     *,
     apply: Annotated[
         bool, typer.Option("--apply", help="Land what differs, delete what is gone.")
     ] = False,
-    as_json: Json = False,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
+) -> Any:
     """Compare a table with its source, row by row; exit 1 where they differ."""
-    from pyops.cli.render import print_reconciliation
-    from pyops.commands.reconcile import reconcile as reconcile_table
+    from pyops.commands.reconcile import reconcile
 
-    found = reconcile_table(load(project_dir, config_file), table, apply=apply)
-    print_reconciliation(found, as_json=as_json)
-    _exit(0 if found.is_equal or apply else 1)
+    return reconcile(project, table, apply=apply)
 
 
-@app.command()
+@command(app, "captures")
 def cdc(
+    project: "Project",
+    listener: "Listener",
     sources: Sources = None,
     *,
     follow: Annotated[bool, typer.Option("--follow", help="Keep going until stopped.")] = False,
-    interval: Annotated[str, typer.Option(help="The rest between two runs, like 5s.")] = "5s",
-    as_json: Json = False,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
+    interval: Annotated[
+        str | None, typer.Option(help="With --follow: the rest between two looks; 5s if not given.")
+    ] = None,
+) -> Any:
     """Land changes until caught up with where the sources are now."""
-    from pyops.cli.render import Terminal, print_captures
-    from pyops.commands.cdc import capture
-    from pyops.commands.cdc import follow as follow_changes
+    from pyops.commands import cdc
+    from pyops.config.units import duration
 
-    try:
-        rest = duration(interval)
-    except ValueError as error:
-        raise UsageError(f"--interval: {error}") from None
-    project = load(project_dir, config_file)
-    with Terminal() as terminal:
-        if follow:
-            done = follow_changes(project, sources or (), interval=rest, listener=terminal)
-        else:
-            done = capture(project, sources or (), listener=terminal)
-    print_captures(done, as_json=as_json)
-    _exit(max((item.error.exit_code for item in done if item.error), default=0))
+    if interval and not follow:
+        raise UsageError("--interval means nothing without --follow", hint="add --follow")
+    rest = _parsed("--interval", duration, interval or "5s")
+    if follow:
+        return cdc.follow(project, sources or (), interval=rest, listener=listener)
+    return cdc.capture(project, sources or (), listener=listener)
 
 
-@app.command()
+@command(app, "captures")
 def snapshot(
+    project: "Project",
+    listener: "Listener",
     table: Annotated[str, typer.Argument(help="The cdc table, as source.table or table.")],
-    *,
-    as_json: Json = False,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
-    """Copy one cdc table anew and follow it from there."""
-    from pyops.cli.render import Terminal, print_captures
-    from pyops.commands.snapshot import snapshot as copy
+) -> Any:
+    """Copy one cdc table again and follow it from there."""
+    from pyops.commands.snapshot import snapshot
 
-    project = load(project_dir, config_file)
-    with Terminal() as terminal:
-        done = copy(project, table, listener=terminal)
-    print_captures([done], as_json=as_json)
-    _exit(done.error.exit_code if done.error else 0)
+    return [snapshot(project, table, listener=listener)]
 
 
-@app.command()
+@command(app, "compactions")
 def compact(
+    project: "Project",
+    _: "Listener",
     tables: Annotated[
         list[str] | None, typer.Argument(help="cdc tables; all that have a retention if none.")
     ] = None,
     *,
     dry_run: DryRun = False,
-    as_json: Json = False,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
+) -> Any:
     """Fold changes older than a table's retention, and applied by dbt, into one row a key."""
-    from pyops.cli.render import print_compactions
-    from pyops.commands.compact import compact as fold
+    from pyops.commands.compact import compact
 
-    project = load(project_dir, config_file)
-    done = fold(project, tables or (), dry_run=dry_run)
-    print_compactions(done, as_json=as_json)
-    _exit(max((item.error.exit_code for item in done if item.error), default=0))
+    return compact(project, tables or (), dry_run=dry_run)
 
 
-@app.command()
+@command(app, "erasure")
 def erase(
-    table: Annotated[str, typer.Argument(help="The table, as source.table or table.")],
+    project: "Project",
+    _: "Listener",
+    table: Name,
     *,
     key: Annotated[
         list[str], typer.Option("--key", help="The key's value; once for each of its columns.")
     ],
     dry_run: DryRun = False,
-    as_json: Json = False,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
+) -> Any:
     """Remove all that is kept of one key: in raw, dead letters, staging and dbt's tables."""
-    from pyops.cli.render import print_erasure
-    from pyops.commands.erase import erase as erase_key
+    from pyops.commands.erase import erase
 
-    project = load(project_dir, config_file)
-    print_erasure(erase_key(project, table, key, dry_run=dry_run), as_json=as_json)
+    return erase(project, table, key, dry_run=dry_run)
 
 
-slot = typer.Typer(help="Replication slots of the sources of changes.", no_args_is_help=True)
-app.add_typer(slot, name="slot")
-
-
-@slot.command("status")
+@command(slot, "slots", "status")
 def slot_status(
-    sources: Sources = None,
-    *,
-    fail_if_lag: FailIfLag = None,
-    as_json: Json = False,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
+    project: "Project", _: "Listener", sources: Sources = None, *, fail_if_lag: FailIfLag = None
+) -> Any:
     """Show where each slot stands, what it keeps at the source, and what holds it back."""
-    from pyops.cli.render import print_slots
-    from pyops.commands import slot as slots
-
-    limit = _size(fail_if_lag)
-    project = load(project_dir, config_file)
-    found = slots.slot_status(project, sources or ())
-    print_slots(found, as_json=as_json)
-    _fail_if_lagging(slots.lagging(project, found, limit))
+    return _slots(project, sources or (), fail_if_lag)
 
 
-@slot.command("drop")
+@command(slot, "line", "drop")
 def drop_slot(
-    source: Annotated[str, typer.Argument(help="The source.")],
-    *,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
-    """Drop a source's slot and publication; the next cdc run copies every table anew."""
-    from pyops.commands import slot as slots
+    project: "Project", _: "Listener", source: Annotated[str, typer.Argument(help="The source.")]
+) -> Any:
+    """Drop a source's slot and publication; the next cdc run re-snapshots every table."""
+    from pyops.commands.slot import drop
 
-    slots.drop(load(project_dir, config_file), source)
-    typer.echo(f"{source}: slot dropped; what was landed stays")
+    drop(project, source)
+    return f"{source}: slot dropped; what was landed stays"
 
 
-@app.command()
-def run(
-    *,
-    as_json: Json = False,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
+@command(app, "summary")
+def run(project: "Project", listener: "Listener") -> Any:
     """Extract, land changes, then dbt build: one command, one exit code."""
-    from pyops.cli.render import Terminal, print_summary
-    from pyops.commands.run import run as run_all
+    from pyops.commands.run import run
 
-    project = load(project_dir, config_file)
-    with Terminal() as terminal:
-        summary = run_all(project, listener=terminal)
-    print_summary(summary, as_json=as_json)
-    _exit(summary.exit_code)
+    return run(project, listener=listener)
 
 
-@app.command()
-def status(
-    *,
-    fail_if_lag: FailIfLag = None,
-    as_json: Json = False,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
+@command(app, "overview")
+def status(project: "Project", _: "Listener", *, fail_if_lag: FailIfLag = None) -> Any:
     """Show each table's last run, rows, watermark or slot, and what holds it back."""
-    from pyops.cli.render import print_status
-    from pyops.commands import slot as slots
-    from pyops.commands.status import status as look_up
+    from pyops.commands.status import status
 
-    limit = _size(fail_if_lag)
-    project = load(project_dir, config_file)
-    found = slots.slot_status(project)
-    print_status(look_up(project), found, as_json=as_json)
-    _fail_if_lagging(slots.lagging(project, found, limit))
+    slots = _slots(project, (), fail_if_lag)
+    return status(project), slots
 
 
-dlq = typer.Typer(help="Dead letters: rows that could not be landed.", no_args_is_help=True)
-app.add_typer(dlq, name="dlq")
-
-
-@dlq.command("list")
+@command(dlq, "letters", "list")
 def list_letters(
-    tables: Tables = None,
-    *,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Also those that are open no more.")
-    ] = False,
-    as_json: Json = False,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
+    project: "Project", _: "Listener", tables: Tables = None, *, everything: Everything = False
+) -> Any:
     """List dead letters: where each came from and why; no values."""
-    from pyops.cli.render import print_letters
     from pyops.commands.dlq import dead_letters
 
-    project = load(project_dir, config_file)
-    print_letters(
-        dead_letters(project, tables or (), everything=everything), as_json=as_json, values=False
-    )
+    return dead_letters(project, tables or (), everything=everything)
 
 
-@dlq.command("show")
+@command(dlq, "whole_letters", "show")
 def show_letters(
+    project: "Project",
+    _: "Listener",
     ids: Annotated[list[int], typer.Argument(help="Numbers of dead letters.")],
-    *,
-    as_json: Json = False,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
+) -> Any:
     """Show dead letters with their values and whole rows."""
-    from pyops.cli.render import print_letters
     from pyops.commands.dlq import dead_letters
 
-    project = load(project_dir, config_file)
-    print_letters(dead_letters(project, ids=ids), as_json=as_json, values=True)
+    return dead_letters(project, ids=ids)
 
 
-@dlq.command("replay")
+@command(dlq, "replay", "replay")
 def replay_letters(
-    table: Annotated[str, typer.Argument(help="The table, as source.table or table.")],
+    project: "Project",
+    _: "Listener",
+    table: Name,
     *,
     ids: Annotated[
-        list[int] | None, typer.Option("--id", help="Only this letter; repeatable.")
+        list[int] | None, typer.Option("--id", help="Only this dead letter; repeatable.")
     ] = None,
-    as_json: Json = False,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
+) -> Any:
     """Land the open dead letters of a table that can be landed now."""
-    from pyops.cli.render import print_replay
     from pyops.commands.dlq import replay
 
-    project = load(project_dir, config_file)
-    print_replay(replay(project, table, ids=ids or ()), as_json=as_json)
+    return replay(project, table, ids=ids or ())
 
 
-@dlq.command("purge")
+@command(dlq, "purged", "purge")
 def purge_letters(
-    tables: Tables = None,
-    *,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Also the open ones: their rows are given up.")
-    ] = False,
-    as_json: Json = False,
-    project_dir: ProjectDir = Path(),
-    config_file: ConfigFile = "pyops.yml",
-) -> None:
-    """Delete dead letters that are open no more."""
-    from pyops.cli.render import print_purged
+    project: "Project", _: "Listener", tables: Tables = None, *, everything: Everything = False
+) -> Any:
+    """Delete closed dead letters; with --all open ones too: their rows are given up."""
     from pyops.commands.dlq import purge
 
-    project = load(project_dir, config_file)
-    print_purged(purge(project, tables or (), everything=everything), as_json=as_json)
+    return purge(project, tables or (), everything=everything)
 
 
-def _days(day: datetime | None, first: datetime | None, last: datetime | None) -> Days | None:
+def _slots(project: "Project", sources: Sequence[str], fail_if_lag: str | None) -> Any:
+    """The slots, and those that are too far behind."""
+    from pyops.commands.slot import lagging, slot_status
+    from pyops.config.units import size
+
+    limit = None if fail_if_lag is None else _parsed("--fail-if-lag", size, fail_if_lag)
+    found = slot_status(project, sources)
+    return found, lagging(project, found, limit)
+
+
+def _parsed(option: str, parse: Callable[[str], Any], text: str) -> Any:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
+def _days(day: datetime | None, first: datetime | None, last: datetime | None) -> "Days | None":
+    from pyops.config.days import Days
+
     if day and (first or last):
         raise UsageError("--date is one day, --from and --to are a range: give one or the other")
     if bool(first) != bool(last):
         raise UsageError("--from and --to go together")
-    if day:
-        return Days(day.date(), day.date())
-    if not (first and last):
-        return None
-    if last < first:
+    if first and last and last < first:
         raise UsageError("--to is before --from")
-    return Days(first.date(), last.date())
+    first, last = day or first, day or last
+    return Days(first.date(), last.date()) if first and last else None
 
 
-def _size(text: str | None) -> int | None:
-    try:
-        return None if text is None else size(text)
-    except ValueError as error:
-        raise UsageError(f"--fail-if-lag: {error}") from None
-
-
-def _fail_if_lagging(found: "Sequence[SlotStatus]") -> None:
-    for status in found:
-        lag = f"{status.lag_bytes or 0:,} bytes behind, which is more than it may be"
-        _complain(f"{status.source}: {status.problem or lag}")
-    _exit(1 if found else 0)
-
-
-def _exit(code: int) -> None:
-    if code:
-        raise typer.Exit(code)
-
-
-def mount_demo() -> None:
-    """Adds the commands of the demo, which the rest of pyops knows nothing of."""
-    from pyops.demo.cli import app as demo
-
-    app.add_typer(demo, name="demo")
+def complain(message: str, hint: str = "") -> None:
+    """Prints an error to stderr, and what to do."""
+    typer.echo(f"error: {message}", err=True)
+    if hint:
+        typer.echo(f"  fix: {hint}", err=True)
 
 
 def main() -> None:
@@ -465,34 +383,47 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is behind a shell's &
         signal.signal(signal.SIGINT, stop)
-    mount_demo()
+    _print_log_records()
+    mount_demo(sys.argv[1:])
     try:
         app()
     except PyopsError as error:
-        if _debugging():
+        if "--debug" in sys.argv:
             raise
-        _complain(str(error), error.hint)
+        complain(str(error), error.hint)
         sys.exit(error.exit_code)
     except (SystemExit, KeyboardInterrupt) as end:
         if isinstance(end, KeyboardInterrupt) or end.code == 130:
-            _complain("stopped: what was published stays, all else is as it was before")
+            complain("stopped; published data is kept")
             sys.exit(128 + (received or [signal.SIGINT])[0])
         raise
     except Exception as error:
-        if _debugging():
+        if "--debug" in sys.argv:
             raise
-        _complain(
+        complain(
             f"pyops did not expect this: {type(error).__name__}",
             "run it again as pyops --debug ... for the stack trace, which may show rows",
         )
         sys.exit(1)
 
 
-def _debugging() -> bool:
-    return "--debug" in sys.argv
+def mount_demo(arguments: Sequence[str]) -> None:
+    """Adds the commands of the demo, which nothing else knows of, where they may be asked for."""
+    if arguments[:1] in ([], ["demo"], ["--help"]):
+        from pyops.demo.cli import app as demo
+
+        app.add_typer(demo, name="demo")
 
 
-def _complain(message: str, hint: str = "") -> None:
-    typer.echo(f"error: {message}", err=True)
-    if hint:
-        typer.echo(f"  fix: {hint}", err=True)
+def _print_log_records() -> None:
+    """Prints what the package logs to stderr, a line each."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            from pyops.cli.render import stderr
+
+            stderr().print(record.getMessage(), markup=False)
+
+    logger = logging.getLogger("pyops")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [Lines()]

@@ -1,67 +1,65 @@
 """What a person or a script sees: progress on stderr, results on stdout."""
 
+from __future__ import annotations
+
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from types import TracebackType
-from typing import Any, Self
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 
-from pyops.commands.cdc import Capture
-from pyops.commands.compact import Compaction
-from pyops.commands.erase import Erasure
-from pyops.commands.extract import Extraction
-from pyops.commands.reconcile import Reconciliation
-from pyops.commands.run import Summary
-from pyops.commands.slot import SlotStatus
-from pyops.commands.status import TableStatus
-from pyops.errors import PyopsError
-from pyops.records import DeadLetter, Run
-from pyops.records import TableId as Table
+from pyops.cli.app import complain
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from pyops.commands.cdc import Capture
+    from pyops.commands.compact import Compaction
+    from pyops.commands.erase import Erasure
+    from pyops.commands.extract import Extraction
+    from pyops.commands.reconcile import Reconciliation
+    from pyops.commands.run import Summary
+    from pyops.commands.slot import SlotStatus
+    from pyops.commands.status import TableStatus
+    from pyops.errors import Outcome, PyopsError
+    from pyops.records import DeadLetter, Run
+    from pyops.records import TableId as Table
 
 
 class Terminal:
     """A listener that shows bars on a terminal, and a line for each table anywhere."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f} rows"),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
+        self._progress: Progress | None = None
         self._bars: dict[Table, TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if stderr().is_terminal:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            rows = TextColumn("{task.completed:,.0f} rows")
+            columns = (TextColumn("{task.description}"), BarColumn(), rows, TimeElapsedColumn())
+            self._progress = Progress(*columns, console=stderr(), transient=True)
+            self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+    def __exit__(self, *_: object) -> None:
+        self.pause()
 
     def pause(self) -> None:
         """Takes the bars away, for another program's output."""
-        self._progress.stop()
-
-    def note(self, message: str) -> None:
-        """Prints a line."""
-        self._console.print(message, markup=False)
+        if self._progress:
+            self._progress.stop()
 
     def reading(self, table: Table, rows: int, estimated_rows: int) -> None:
         """Moves a table's bar."""
+        if self._progress is None:
+            return
         if table not in self._bars:
             total = max(estimated_rows, rows) if estimated_rows > 0 else None
             self._bars[table] = self._progress.add_task(str(table), total=total)
@@ -69,18 +67,24 @@ class Terminal:
 
     def finished(self, table: Table, run: Run, error: PyopsError | None) -> None:
         """Prints what came of a table."""
-        if table in self._bars:
+        if self._progress and table in self._bars:
             self._progress.remove_task(self._bars.pop(table))
         if error is None:
-            self.note(f"{table!s:<24} {_counts(run)}")
+            stderr().print(f"{table!s:<24} {_counts(run)}", markup=False)
         else:
             self.failed(str(table), error)
 
     def failed(self, source: str, error: PyopsError) -> None:
         """Prints why a table or a source has failed, and what to do."""
-        self._console.print(f"{source:<24} failed: {error}", markup=False, style="red")
+        stderr().print(f"{source:<24} failed: {error}", markup=False, style="red")
         if error.hint:
-            self.note(f"{'':<24}    fix: {error.hint}")
+            stderr().print(f"{'':<24}    fix: {error.hint}", markup=False)
+
+
+@cache
+def stderr() -> Console:
+    """Where everything goes but data."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def _counts(run: Run) -> str:
@@ -94,11 +98,10 @@ def _counts(run: Run) -> str:
     return ", ".join(parts) + f"  {run.seconds:6.1f} s"
 
 
-def print_extractions(done: Sequence[Extraction], *, as_json: bool) -> None:
-    """Prints the result of an extraction."""
+def extractions(done: Sequence[Extraction], *, as_json: bool) -> int:
+    """Prints what came of tables."""
     if as_json:
-        _print_json({"tables": [_extraction(item) for item in done]})
-        return
+        return _json({"tables": [_extraction(item) for item in done]}, _worst(done))
     for item in done:
         if item.query:
             run = item.run
@@ -108,13 +111,13 @@ def print_extractions(done: Sequence[Extraction], *, as_json: bool) -> None:
         for gate in item.gates:
             if gate.status in {"warned", "dead_lettered"} or item.run.status == "staged":
                 print(f"{item.table}: {gate.gate} {gate.status}: {gate.message}")
-    landed = [item.run for item in done if item.run.status == "succeeded"]
-    if landed:
+    if landed := [item.run for item in done if item.run.status == "succeeded"]:
         print(
             f"{len(landed)} of {len(done)} tables landed:"
             f" {sum(run.rows_written for run in landed):,} rows written,"
             f" {sum(run.rows_dead_lettered for run in landed):,} dead letters"
         )
+    return _worst(done)
 
 
 def _extraction(item: Extraction) -> dict[str, Any]:
@@ -124,13 +127,13 @@ def _extraction(item: Extraction) -> dict[str, Any]:
     return {"table": str(item.table), **asdict(item.run), **hint, **query, **gates}
 
 
-def print_captures(done: Sequence[Capture], *, as_json: bool) -> None:
-    """Prints the result of landing changes."""
+def captures(done: Sequence[Capture], *, as_json: bool) -> int:
+    """Prints what came of sources of changes."""
     if as_json:
-        _print_json({"sources": [_capture(item) for item in done]})
-        return
+        return _json({"sources": [_capture(item) for item in done]}, _worst(done))
     for item in done:
         print(f"{item.source}: {_captured(item)}")
+    return _worst(done)
 
 
 def _captured(item: Capture) -> str:
@@ -147,21 +150,22 @@ def _captured(item: Capture) -> str:
 
 
 def _capture(item: Capture) -> dict[str, Any]:
-    error = {"error": str(item.error), "hint": item.error.hint} if item.error else {}
-    return {"source": item.source, "runs": [asdict(run) for run in item.runs], **error}
+    return {"source": item.source, "runs": [asdict(run) for run in item.runs], **_error(item)}
 
 
-def print_compactions(done: Sequence[Compaction], *, as_json: bool) -> None:
+def compactions(done: Sequence[Compaction], *, as_json: bool) -> int:
     """Prints what compaction has made of each log."""
     if as_json:
-        _print_json({"tables": [_compaction(item) for item in done]})
-        return
+        found = [
+            {**vars(item), "run": item.run and asdict(item.run), "error": None, **_error(item)}
+            for item in done
+        ]
+        return _json({"tables": found}, _worst(done))
     if not done:
         print("no table has a retention: nothing to compact")
     for item in done:
         if item.error:
-            print(f"{item.table}: failed: {item.error}")
-            print(f"  fix: {item.error.hint}")
+            print(f"{item.table}: failed: {item.error}\n  fix: {item.error.hint}")
             continue
         would_have = "has" if item.run else "would have"
         print(
@@ -170,70 +174,95 @@ def print_compactions(done: Sequence[Compaction], *, as_json: bool) -> None:
         )
         if item.held_back_by:
             print(f"  some wait for dbt build to apply them: {', '.join(item.held_back_by)}")
+    return _worst(done)
 
 
-def _compaction(item: Compaction) -> dict[str, Any]:
-    run = asdict(item.run) if item.run else None
-    error = {"error": str(item.error), "hint": item.error.hint} if item.error else {}
-    return {**vars(item), "run": run, "error": None, **error}
-
-
-def print_erasure(done: Erasure, *, as_json: bool) -> None:
+def erasure(done: Erasure, *, as_json: bool) -> int:
     """Prints what was erased; nothing of the key itself."""
     if as_json:
-        _print_json({**asdict(done), "is_empty": done.is_empty})
-        return
-    for name, count in done.rows.items():
-        print(f"{done.table}: {count:,} rows of {name}")
+        return _json({**asdict(done), "is_empty": done.is_empty})
+    lines = [f"{done.table}: {count:,} rows of {name}" for name, count in done.rows.items()]
     if done.dead_letters or done.staging_files:
-        print(
-            f"{done.table}: {done.dead_letters:,} dead letters, {done.staging_files} staging files"
-        )
+        letters = f"{done.dead_letters:,} dead letters, {done.staging_files} staging files"
+        lines.append(f"{done.table}: {letters}")
     if done.is_empty:
-        print(f"{done.table}: nothing of it is there")
+        lines.append(f"{done.table}: no rows found for this key")
     elif done.run:
-        print("  erased; what is left in unused parts of the file: see docs/retention.md")
+        lines.append("  erased; what is left in unused parts of the file: see docs/retention.md")
     else:
-        print("  all that would be erased")
+        lines.append("  all that would be erased")
     if done.unreadable_letters:
-        print(
+        lines.append(
             f"  {done.unreadable_letters:,} dead letters of the table have no key that can be read:"
             " look at them with pyops dlq"
         )
     if done.rebuild:
-        print(f"  then build what was made from it: {done.rebuild}")
+        lines.append(f"  then build what was made from it: {done.rebuild}")
     if done.by_hand:
-        print(
-            f"  cannot be built anew without loss: {', '.join(done.by_hand)}: tag what holds the"
+        lines.append(
+            f"  cannot be built again without loss: {', '.join(done.by_hand)}: tag what holds the"
             f" key there with meta pyops_key_of: {done.table}.<column>, run dbt parse, erase again"
         )
+    print("\n".join(lines))
+    return 0
 
 
-def print_slots(slots: Sequence[SlotStatus], *, as_json: bool) -> None:
-    """Prints where each slot stands."""
+Slots = tuple["Sequence[SlotStatus]", "Sequence[SlotStatus]"]  # all, and those too far behind
+
+
+def slots(found: Slots, *, as_json: bool) -> int:
+    """Prints where each slot stands, and complains of those too far behind."""
     if as_json:
-        _print_json({"slots": [asdict(slot) for slot in slots]})
-        return
+        return _json({"slots": [asdict(slot) for slot in found[0]]}, _lagging(found))
     columns = ["source", "slot", "position", "lag", "seconds", "log kept", "last change (UTC)"]
     grid = _grid(columns, right={"lag", "seconds", "log kept"})
-    for slot in slots:
+    for slot in found[0]:
+        seconds = "-" if slot.lag_seconds is None else f"{slot.lag_seconds:,.0f}"
         grid.add_row(
-            slot.source,
-            slot.slot,
-            slot.position or "-",
-            _bytes(slot.lag_bytes),
-            "-" if slot.lag_seconds is None else f"{slot.lag_seconds:,.0f}",
-            _bytes(slot.kept_bytes),
-            f"{slot.last_change_at:%Y-%m-%d %H:%M:%S}" if slot.last_change_at else "-",
+            *(slot.source, slot.slot, slot.position or "-", _bytes(slot.lag_bytes), seconds),
+            *(_bytes(slot.kept_bytes), _time(slot.last_change_at)),
         )
     _console().print(grid)
-    for slot in slots:
-        if slot.problem:
-            print(f"{slot.source}: {slot.problem}")
+    for slot in found[0]:
+        said = [slot.problem] if slot.problem else []
         if slot.held_back_by:
-            print(f"{slot.source}: its log is kept for {', '.join(slot.held_back_by)}")
-        for warning in slot.warnings:
-            print(f"{slot.source}: {warning}")
+            said.append(f"its log is kept for {', '.join(slot.held_back_by)}")
+        for line in [*said, *slot.warnings]:
+            print(f"{slot.source}: {line}")
+    return _lagging(found)
+
+
+def _lagging(found: Slots) -> int:
+    for item in found[1]:
+        lag = f"{item.lag_bytes or 0:,} bytes behind, above the limit"
+        complain(f"{item.source}: {item.problem or lag}")
+    return 1 if found[1] else 0
+
+
+def overview(found: tuple[Sequence[TableStatus], Slots], *, as_json: bool) -> int:
+    """Prints where each table and each slot stands."""
+    tables, of_slots = found
+    if as_json:
+        known = {"tables": [asdict(x) for x in tables], "slots": [asdict(x) for x in of_slots[0]]}
+        return _json(known, _lagging(of_slots))
+    columns = ["table", "mode", "rows", "last run", "ended (UTC)", "watermark", "dead letters"]
+    grid = _grid(columns, right={"rows", "dead letters"})
+    for table in tables:
+        rows_there = "-" if table.rows is None else f"{table.rows:,}"
+        grid.add_row(
+            *(table.table, table.mode, rows_there, table.last_status or "never"),
+            *(_time(table.last_finished_at), table.watermark or "-", f"{table.dead_letters:,}"),
+        )
+    _console().print(grid)
+    for table in tables:
+        if table.last_error:
+            print(f"{table.table}: {table.last_error}")
+        if table.held_back_by:
+            print(f"{table.table}: its watermark waits for {', '.join(table.held_back_by)}")
+    if not of_slots[0]:
+        return 0
+    print()
+    return slots(of_slots, as_json=False)
 
 
 def _bytes(count: int | None) -> str:
@@ -245,51 +274,62 @@ def _bytes(count: int | None) -> str:
     return f"{size:.{0 if units[0] == 'B' else 1}f} {units[0]}"
 
 
-def print_letters(letters: Sequence[DeadLetter], *, as_json: bool, values: bool) -> None:
-    """Prints dead letters; without ``values``, nothing that stood in a row."""
-    hidden = () if values else ("value", "payload", "key")
+def _time(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}" if at else "-"
+
+
+def letters(found: Sequence[DeadLetter], *, as_json: bool) -> int:
+    """Prints dead letters without anything that stood in a row."""
     if as_json:
-        known = [{k: v for k, v in asdict(x).items() if k not in hidden} for x in letters]
-        _print_json({"dead_letters": known})
-    elif values:
-        for letter in letters:
-            for name, value in asdict(letter).items():
-                print(f"{name:<12} {'-' if value is None else value}")
-            print()
-    else:
-        grid = _grid(["id", "table", "where", "column", "reason", "status"], right={"id"})
-        for letter in letters:
-            where = f"{letter.file}:{letter.line}" if letter.file else "-"
-            table = f"{letter.source}.{letter.table_name}"
-            grid.add_row(
-                *(str(letter.letter_id), table, where, letter.column_name or "-"),
-                *(letter.reason, letter.status),
-            )
-        _console().print(grid)
+        hidden = {"value", "payload", "key"}
+        known = [{k: v for k, v in asdict(x).items() if k not in hidden} for x in found]
+        return _json({"dead_letters": known})
+    grid = _grid(["id", "table", "where", "column", "reason", "status"], right={"id"})
+    for letter in found:
+        where = f"{letter.file}:{letter.line}" if letter.file else "-"
+        table = f"{letter.source}.{letter.table_name}"
+        column = letter.column_name or "-"
+        grid.add_row(str(letter.letter_id), table, where, column, letter.reason, letter.status)
+    _console().print(grid)
+    return 0
 
 
-def print_replay(done: Extraction, *, as_json: bool) -> None:
+def whole_letters(found: Sequence[DeadLetter], *, as_json: bool) -> int:
+    """Prints dead letters with their values."""
+    if as_json:
+        return _json({"dead_letters": [asdict(letter) for letter in found]})
+    for letter in found:
+        for name, value in asdict(letter).items():
+            print(f"{name:<12} {'-' if value is None else value}")
+        print()
+    return 0
+
+
+def replay(done: Extraction, *, as_json: bool) -> int:
     """Prints the result of a replay."""
     if as_json:
-        _print_json(_extraction(done))
-        return
+        return _json(_extraction(done))
     run = done.run
     print(f"{done.table}: {run.rows_read} dead letters tried, {run.rows_written} rows landed")
+    return 0
 
 
-def print_purged(count: int, *, as_json: bool) -> None:
+def purged(count: int, *, as_json: bool) -> int:
     """Prints how many dead letters were deleted."""
-    if as_json:
-        _print_json({"purged": count})
-    else:
-        print(f"{count} dead letters deleted")
+    return _json({"purged": count}) if as_json else line(f"{count} dead letters deleted")
 
 
-def print_reconciliation(found: Reconciliation, *, as_json: bool) -> None:
+def line(text: str, *, as_json: bool = False) -> int:
+    """Prints a line."""
+    print(text)
+    return 0
+
+
+def reconciliation(found: Reconciliation, *, as_json: bool) -> int:
     """Prints how a table differs from its source."""
+    code = 0 if found.is_equal or found.run else 1
     if as_json:
-        _print_json({**asdict(found), "is_equal": found.is_equal})
-        return
+        return _json({**asdict(found), "is_equal": found.is_equal}, code)
     print(
         f"{found.table}: {found.source_rows:,} rows at the source,"
         f" {found.warehouse_rows:,} in the warehouse; {found.missing:,} missing,"
@@ -300,71 +340,40 @@ def print_reconciliation(found: Reconciliation, *, as_json: bool) -> None:
         print(f"  applied: {found.run.rows_written:,} rows written, {found.extra:,} deleted")
     elif not found.is_equal:
         print(f"  apply it with: pyops reconcile {found.table} --apply")
+    return code
 
 
-def print_summary(summary: Summary, *, as_json: bool) -> None:
+def summary(done: Summary, *, as_json: bool) -> int:
     """Prints the result of a whole run."""
     if as_json:
-        _print_json(
-            {
-                "tables": [_extraction(item) for item in summary.extractions],
-                "sources": [_capture(item) for item in summary.captures],
-                "dbt": summary.dbt,
-                "extract_seconds": summary.extract_seconds,
-                "capture_seconds": summary.capture_seconds,
-                "dbt_seconds": summary.dbt_seconds,
-                "exit_code": summary.exit_code,
-            }
-        )
-        return
-    runs = [item.run for item in summary.extractions]
+        tables = [_extraction(item) for item in done.extractions]
+        sources = [_capture(item) for item in done.captures]
+        kept = {k: v for k, v in vars(done).items() if k not in {"extractions", "captures"}}
+        return _json({"tables": tables, "sources": sources, **kept}, done.exit_code)
+    runs = [item.run for item in done.extractions]
     failed = sum(run.status != "succeeded" for run in runs)
     print(
         f"extract  {len(runs) - failed} tables landed, {failed} failed:"
         f" {sum(run.rows_written for run in runs):,} rows written,"
         f" {sum(run.rows_dead_lettered for run in runs):,} dead letters"
-        f"  {summary.extract_seconds:.1f} s"
+        f"  {done.extract_seconds:.1f} s"
     )
-    for capture in summary.captures:
-        print(f"cdc      {capture.source}: {_captured(capture)}  {summary.capture_seconds:.1f} s")
-    if summary.dbt is None:
+    for capture in done.captures:
+        print(f"cdc      {capture.source}: {_captured(capture)}  {done.capture_seconds:.1f} s")
+    if done.dbt is None:
         print("dbt      not run: marts stay as they were until every table lands")
     else:
-        words = ", ".join(f"{count} {status}" for status, count in summary.dbt.items())
-        print(f"dbt      {words or 'nothing ran'}  {summary.dbt_seconds:.1f} s")
+        words = ", ".join(f"{count} {status}" for status, count in done.dbt.items())
+        print(f"dbt      {words or 'nothing ran'}  {done.dbt_seconds:.1f} s")
+    return done.exit_code
 
 
-def print_status(
-    tables: Sequence[TableStatus], slots: Sequence[SlotStatus], *, as_json: bool
-) -> None:
-    """Prints where each table and each slot stands."""
-    if as_json:
-        _print_json(
-            {"tables": [asdict(table) for table in tables], "slots": [asdict(s) for s in slots]}
-        )
-        return
-    columns = ["table", "mode", "rows", "last run", "ended (UTC)", "watermark", "dead letters"]
-    grid = _grid(columns, right={"rows", "dead letters"})
-    for table in tables:
-        grid.add_row(
-            table.table,
-            table.mode,
-            "-" if table.rows is None else f"{table.rows:,}",
-            table.last_status or "never",
-            f"{table.last_finished_at:%Y-%m-%d %H:%M:%S}" if table.last_finished_at else "-",
-            table.watermark or "-",
-            f"{table.dead_letters:,}",
-        )
-    _console().print(grid)
-    for table in tables:
-        if table.last_error:
-            print(f"{table.table}: {table.last_error}")
-        if table.held_back_by:
-            holders = ", ".join(table.held_back_by)
-            print(f"{table.table}: its watermark waits for {holders}")
-    if slots:
-        print()
-        print_slots(slots, as_json=False)
+def _worst(done: Sequence[Outcome]) -> int:
+    return max((item.error.exit_code for item in done if item.error), default=0)
+
+
+def _error(item: Outcome) -> dict[str, Any]:
+    return {"error": str(item.error), "hint": item.error.hint} if item.error else {}
 
 
 def _grid(columns: Iterable[str], *, right: set[str]) -> Grid:
@@ -379,5 +388,6 @@ def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
-def _print_json(value: Mapping[str, Any]) -> None:
+def _json(value: Mapping[str, Any], code: int = 0) -> int:
     print(json.dumps(value, default=str))
+    return code

@@ -57,7 +57,7 @@ class Project:
 
     @classmethod
     def load(cls, directory: str | Path = ".", file: str = "pyops.yml") -> "Project":
-        """Reads a project's configuration from its folder; what is wrong with it is a UsageError."""
+        """Reads a project folder's configuration; what is wrong with it is a UsageError."""
         from pyops.config.load import load  # it imports this module
 
         return load(Path(directory), file)

@@ -684,9 +684,7 @@ def test_another_timeline_is_followed_only_from_where_both_are_one(
 
 def test_usage_errors_say_what_is_configured(lab: Lab, sql: Sql) -> None:
     sql("CREATE TABLE t (id integer PRIMARY KEY)")
-    with pytest.raises(
-        UsageError, match="there is no source of changes 'shop'"
-    ) as error:
+    with pytest.raises(UsageError, match="there is no source of changes 'shop'") as error:
         capture(lab.configure(CDC), ["shop"])
     assert "src" in error.value.hint
     with pytest.raises(UsageError, match="is landed by mode full"):

@@ -47,7 +47,7 @@ def test_every_public_name_is_there_and_documented() -> None:
     ],
 )
 def test_every_command_has_help(name: str) -> None:
-    cli.mount_demo()
+    cli.mount_demo([])
     outcome = CliRunner().invoke(cli.app, [*name.split(), "--help"])
     assert outcome.exit_code == 0
     assert "Usage" in outcome.output
@@ -105,7 +105,7 @@ def test_wrong_usage_exits_with_2_and_says_what_is_wrong(
 
 def test_error_that_nobody_expected_has_a_stack_trace_only_with_debug(lab: Lab) -> None:
     lab.configure({})
-    broken = "import pyops.cli.app, pyops.commands.status as s, sys; s.Warehouse = None; "
+    broken = "import pyops.cli.app, pyops.commands.status as s, sys; s.open_warehouse = None; "
     for flags, traced in ([], False), (["--debug"], True):
         program = f"sys.argv = {['pyops', *flags, 'status']}; pyops.cli.app.main()"
         done = subprocess.run(
@@ -117,7 +117,7 @@ def test_error_that_nobody_expected_has_a_stack_trace_only_with_debug(lab: Lab) 
         )
         assert done.returncode == 1
         assert ("Traceback" in done.stderr) == traced
-        assert "AttributeError" in done.stderr
+        assert "TypeError" in done.stderr
 
 
 def test_status_names_what_holds_a_watermark_back(lab: Lab, sql: Sql) -> None:

@@ -374,5 +374,5 @@ def test_nothing_of_the_key_is_shown_or_kept(lab: Lab) -> None:
         if arguments == ["--key", "3"]:
             assert "src.t: 1 rows of raw.t__changes" in outcome.stdout
     outcome = CliRunner().invoke(cli.app, ["erase", "t", "--key", "3", *where])
-    assert outcome.stdout == "src.t: nothing of it is there\n"
+    assert outcome.stdout == "src.t: no rows found for this key\n"
     assert MARY.encode() not in files(lab) + (lab.directory / "warehouse.duckdb").read_bytes()

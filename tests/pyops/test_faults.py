@@ -715,7 +715,7 @@ def is_stopped_cleanly(code: int, output: str, number: signal.Signals) -> None:
     assert code == 128 + number, output
     assert "Traceback" not in output
     assert "Interrupt" not in output
-    assert "error: stopped: what was published stays, all else is as it was before" in output
+    assert "error: stopped; published data is kept" in output
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ class Buffer:
         return values, at
 
     def texts(self, values: Values) -> pa.Array:
-        """The values as string views, NULL where there is no text; not UTF-8 is a pa.ArrowInvalid."""
+        """The values as string views, NULL where there is no text; pa.ArrowInvalid if not UTF-8."""
         begins = np.where(values.is_text, values.begins, 0)
         lengths = np.where(values.is_text, values.lengths, 0)
         views = np.empty(len(begins), [("length", "<u4"), ("low", "<u8"), ("high", "<u4")])
