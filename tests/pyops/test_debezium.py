@@ -518,7 +518,7 @@ def test_what_cannot_be_landed_is_a_dead_letter_with_its_line_and_the_rest_lands
     )
     [run] = land(lab)
     assert [(line, reason) for _, line, reason in letters(lab)] == [
-        (2, "column 13, byte 13: it ends where a key in quotes should be"),
+        (2, "column 13, byte 13: unexpected end: expected a key in quotes"),
         (3, "its op is none of r, c, u, d, t and m"),
         (4, "an event of app.public.orders, not of t"),
         (5, "it has no position in the source: neither lsn, nor file and pos, nor change_lsn,"
@@ -529,7 +529,7 @@ def test_what_cannot_be_landed_is_a_dead_letter_with_its_line_and_the_rest_lands
         (9, "an event of MongoDB: its documents are no rows"),
         (10, "it is JSON, but no event"),
         (11, "its value is a text that holds no JSON"),
-        (13, "byte 9: it is no UTF-8"),
+        (13, "byte 9: invalid UTF-8"),
     ]  # fmt: skip
     assert [item.row["id"] for item in events(lab, "t")] == ["1", "9"]
     assert (run.rows_read, run.rows_written, run.rows_dead_lettered) == (13, 2, 11)
