@@ -58,11 +58,7 @@ class Manifest:
 
     @classmethod
     def read(cls, directory: Path) -> Self:
-        """Reads ``target/manifest.json``; where there is no dbt project, nothing has been built.
-
-        Raises:
-            OperationError: It is not there, or is no manifest.
-        """
+        """Reads ``target/manifest.json``; where there is no dbt project, nothing has been built."""
         if not (directory / "dbt_project.yml").exists():
             return cls()
         target = directory / os.environ.get("DBT_TARGET_PATH", "target")

@@ -14,14 +14,8 @@ def interruptible(action: Callable[[], _T], *, cancel: Callable[[], object] | No
 
     Python runs signal handlers between two steps of its main thread: a Ctrl-C would wait for the
     end of a statement, or be turned into that statement's failure by the library that runs it.
-
-    Args:
-        action: What to do; it sees no signal, so what it cleans up is cleaned up.
-        cancel: Makes the action fail soon, from another thread; called until it has ended. None
-            for an action that cannot be cancelled and can be left to itself.
-
-    Returns:
-        What the action returns; what it raises is raised.
+    ``cancel`` makes the action fail soon, and is called until it has ended; None for one that can
+    be left to itself.
     """
     future: Future[_T] = Future()
 

@@ -41,7 +41,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Run:
-    """The extraction of one table: a row of ``pyops.runs``, with the columns' names and units.
+    """One run: a row of ``pyops.runs``, with the columns' names and units.
 
     ``status`` is succeeded, failed, rejected (by a gate), staged, cancelled, killed or planned;
     times are naive UTC; bytes are those of the Arrow batches or the files; the bounds are the
@@ -95,11 +95,7 @@ class Run:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The run that ``to_json`` wrote.
-
-        Raises:
-            ValueError: It is no such object.
-        """
+        """The run that ``to_json`` wrote; a ValueError if it is not one."""
         values = json.loads(text)
         for name in ("started_at", "finished_at"):
             if values[name] is not None:
@@ -118,10 +114,8 @@ def ended(run: Run, status: str, error: str | None) -> Run:
 class Watermark:
     """The stored state of a table's cursor; values are PostgreSQL's text.
 
-    Attributes:
-        bound: Every row below it has been read; None before the first one is.
-        candidate: The bound to be.
-        waiting_for: The transactions that hold the candidate back.
+    Every row below ``bound`` has been read; ``candidate`` is the bound to be, once the transactions
+    in ``waiting_for`` have ended.
     """
 
     bound: str | None = None
@@ -136,16 +130,10 @@ GateStatus = Literal["passed", "failed", "warned", "dead_lettered", "skipped"]
 class GateResult:
     """How one gate came out.
 
-    Attributes:
-        gate: The gate, as the configuration calls it.
-        column_name: The column or columns it looks at, or an expectation's name; empty for none.
-        status: ``warned`` and ``dead_lettered`` are failures that let the load go on.
-        figure: What was found: a number of rows, a share of rows, an age in seconds.
-        threshold: What the figure was compared with, in the same unit.
-        failing_rows: How many rows are at fault, where single rows are.
-        on_fail: What the configuration asks for if it fails.
-        query: SQL that shows the rows, to be run on the staging file.
-        message: Figure and threshold in a sentence; it holds no row's value.
+    ``column_name`` is the column or columns it looks at, or an expectation's name. ``figure`` and
+    ``threshold`` are a number of rows, a share of rows, or an age in seconds. ``warned`` and
+    ``dead_lettered`` are failures that let the load go on. ``query`` shows the failing rows in the
+    staging file; ``message`` holds no row's value.
     """
 
     gate: str
@@ -163,20 +151,9 @@ class GateResult:
 class DeadLetter:
     """One row of ``pyops.dead_letters``.
 
-    Attributes:
-        letter_id: Its number.
-        source: Where the row came from.
-        table_name: Of which table.
-        key: The row's primary key as a JSON object of texts, if the table has one.
-        column_name: The column at fault; None if the row could not be parsed at all.
-        value: What stood in it, as text.
-        reason: What was wrong with it.
-        payload: The whole row as a JSON object of texts, or what was there instead of a row.
-        file: The file it came from, and
-        line: the line there, from 1; None for other sources.
-        run_id: The run that found it.
-        recorded_at: When, naive UTC.
-        status: ``open``, ``replayed`` or ``superseded``.
+    ``key`` and ``payload`` are JSON objects of texts: the row's primary key, and all of it (or what
+    was there instead of a row). ``column_name`` is None if the row could not be parsed at all.
+    ``line`` counts from 1. ``status`` is open, replayed or superseded.
     """
 
     letter_id: int
@@ -198,20 +175,11 @@ class DeadLetter:
 class Offset:
     """How far a source's changes have been landed.
 
-    Attributes:
-        source: The source.
-        generation: One more whenever its slot is new; orders changes before their LSN does.
-        status: ``starting`` until slot and publications are known to be there, then ``active``;
-            ``dropped`` once the slot was given up.
-        slot: The slot's name.
-        system_id: The cluster's system identifier, which a new cluster does not share.
-        timeline: Its timeline, which a failover or a restored backup changes.
-        publications: The ``xmin`` of each publication's row by its name: one that is made again,
-            or altered, has another.
-        lsn: Every transaction whose commit record is before it has been landed.
-        committed_at: When the last of them was committed, naive UTC.
-        caught_up_at: A time by the source's clock, naive UTC: what was committed until then has
-            been landed.
+    ``generation`` is one more whenever the slot is new; it orders changes before their LSN does.
+    ``status`` is ``starting`` until slot and publications are known to exist. ``publications`` has
+    the ``xmin`` of each one's row, which any change of it changes. Every transaction whose commit
+    record is before ``lsn`` has been landed; what was committed until ``caught_up_at``, too. Times
+    are the source's, naive UTC.
     """
 
     source: str
@@ -230,17 +198,10 @@ class Offset:
 class Captured:
     """A table whose changes are landed, from its snapshot on.
 
-    Attributes:
-        name: The table's name in the configuration.
-        generation: That of the slot its snapshot belongs to.
-        relation_oid: The table's oid at the source.
-        membership_oid: The oid of its row in ``pg_publication_rel``, which changes with its column
-            list and whenever it leaves and joins a publication; of its schema's row in
-            ``pg_publication_namespace``; 0 for a publication of all tables.
-        columns: The columns that are published, those left out by the configuration not being so.
-        snapshot: The ``pg_snapshot`` its rows were copied in.
-        snapshot_lsn: The ``_lsn`` of those rows: after what was landed before, before what is next.
-        handoff_lsn: Every transaction visible in the snapshot was committed before it.
+    ``membership_oid`` is that of its row in ``pg_publication_rel``, which changes with its column
+    list and whenever it leaves and joins (of its schema's row in ``pg_publication_namespace``, 0
+    for all tables). ``snapshot`` is the ``pg_snapshot`` its rows were copied in, ``snapshot_lsn``
+    their ``_lsn``; every transaction visible there was committed before ``handoff_lsn``.
     """
 
     name: str

@@ -20,13 +20,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Capture(Outcome):
-    """What came of one source.
-
-    Attributes:
-        source: The source.
-        runs: A run for each table that was copied and each chunk of changes that was landed.
-        error: Why it failed, if it did.
-    """
+    """What came of one source: a run for each table copied and each chunk landed; and its error."""
 
     source: str
     runs: tuple[Run, ...] = ()
@@ -42,19 +36,10 @@ def capture(
 ) -> list[Capture]:
     """Lands the changes of sources until caught up with where they are now.
 
-    Args:
-        project: The project.
-        names: Sources; every one that has cdc tables if empty.
-        patience: How long to wait for transactions that are open at the source, before a table
-            can be copied.
-        listener: Told of progress.
-
-    Returns:
-        One result for each source, failed ones too.
-
-    Raises:
-        UsageError: A source that is not configured, or has no cdc tables.
-        OperationError: The warehouse cannot be opened.
+    All that have cdc tables are landed if no names are given. ``patience`` is how long to wait for
+    transactions that are open at the source, before a table can be copied. There is one result for
+    each source, failed ones too. A name that is not configured is a UsageError; a warehouse that
+    cannot be opened an OperationError.
     """
     options = {"patience": patience} if patience is not None else {}
     sources = captured_sources(project, names)
@@ -73,17 +58,8 @@ def follow(
 ) -> list[Capture]:
     """Lands changes again and again, until interrupted or until a failure that will not pass.
 
-    Sessions and state are kept meanwhile; a failure that may pass opens them again.
-
-    Args:
-        project: The project.
-        names: Sources; every one that has cdc tables if empty.
-        interval: How long to rest between two looks.
-        listener: Told of progress.
-        sleep: Waits for a number of seconds.
-
-    Returns:
-        The results of the look that failed.
+    Sessions and state are kept between two looks, ``interval`` apart; a failure that may pass opens
+    them again. Returns the results of the look that failed.
     """
     sources = captured_sources(project, names)
     invocation = Invocation(project, listener)

@@ -25,14 +25,9 @@ _SURVIVES = "is_last AND _op <> 'd'"
 class Compaction(Outcome):
     """What came of one log.
 
-    Attributes:
-        table: The table, ``source.table``.
-        older_than: Changes committed before it could go, naive UTC.
-        rows_before: How many rows the log had.
-        rows_after: How many it has; with ``dry_run``, would have.
-        held_back_by: The dbt models that have not applied all that is old enough.
-        run: The run as it was recorded; None for a dry run.
-        error: Why nothing was done, if so.
+    Changes committed before ``older_than`` (naive UTC) could go. ``rows_after`` is how many rows it
+    has; with ``dry_run``, would have. ``held_back_by`` are dbt models that have not applied all
+    that is old enough.
     """
 
     table: str
@@ -53,18 +48,9 @@ def compact(
 ) -> list[Compaction]:
     """Folds what is older than each log's retention and applied by dbt.
 
-    Args:
-        project: The project.
-        names: Tables; every one that has a retention if empty.
-        now: The time to reckon from, naive UTC; this machine's if not given.
-        dry_run: Only count.
-
-    Returns:
-        One result for each log, failed ones too.
-
-    Raises:
-        UsageError: A table that has no retention.
-        OperationError: dbt's manifest cannot be read, or the warehouse cannot be opened.
+    Of all tables that have a retention, or those named. ``now`` is the time to reckon from, naive
+    UTC. There is one result for each log, failed ones too. A table named that has no retention is a
+    UsageError; a dbt manifest that cannot be read an OperationError.
     """
     tables = project.select(list(names))
     for table in tables if names else ():

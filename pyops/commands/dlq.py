@@ -34,26 +34,17 @@ def dead_letters(
 ) -> list[DeadLetter]:
     """Looks dead letters up, the oldest first.
 
-    Args:
-        project: The project.
-        names: Of these tables only.
-        ids: These dead letters only, whatever has become of them.
-        everything: Closed ones too.
+    Open ones of all tables, or of those named; ``ids`` chooses letters whatever has become of them;
+    ``everything`` adds closed ones.
     """
     condition = _condition(project, names, ids, everything=everything or bool(ids))
     return open_warehouse(project).rows(DeadLetter, condition, order="letter_id")
 
 
 def purge(project: Project, names: Sequence[str] = (), *, everything: bool = False) -> int:
-    """Deletes closed dead letters.
+    """Deletes closed dead letters of all tables, or of those named; returns how many.
 
-    Args:
-        project: The project.
-        names: Of these tables only.
-        everything: Open ones too: their rows are given up.
-
-    Returns:
-        How many were deleted.
+    With ``everything`` open ones too: their rows are given up.
     """
     invocation = Invocation(project)
     if not invocation.warehouse.exists():
@@ -67,20 +58,10 @@ def purge(project: Project, names: Sequence[str] = (), *, everything: bool = Fal
 def replay(project: Project, name: str, *, ids: Sequence[int] = ()) -> Extraction:
     """Lands the open dead letters of a table that can be landed now, the normal way.
 
-    For use once the configuration was mended; a row that was mended at the source comes with the
-    next extraction. A letter whose row has been landed meanwhile, or a newer version of it, writes
-    nothing. What still cannot be landed stays open. Doing it again changes nothing.
-
-    Args:
-        project: The project.
-        name: The table, as ``source.table`` or ``table``.
-        ids: These letters only.
-
-    Returns:
-        The run: rows read are the letters tried, rows written those landed.
-
-    Raises:
-        PyopsError: The warehouse cannot be opened, or a gate has failed.
+    For use once the configuration was fixed; a row that was fixed at the source comes with the next
+    extraction. A dead letter whose row, or a newer version of it, has been landed meanwhile writes
+    nothing. What still cannot be landed stays open. Doing it again changes nothing. Rows read are
+    the dead letters tried. Raises a PyopsError, or a GateError.
     """
     table = project.select([name])[0]
     if table.config.mode == "cdc":

@@ -27,15 +27,9 @@ from pyops.warehouse.protocol import Attached, Commit, Where, Write
 class Erasure:
     """What was kept of a key, and is gone; with ``dry_run``, would go.
 
-    Attributes:
-        table: The table, ``source.table``.
-        rows: How many rows, by the table of the warehouse they were in.
-        dead_letters: How many dead letters.
-        staging_files: How many staging files that waited for another command.
-        unreadable_letters: Dead letters of the table whose key cannot be read: they stay.
-        rebuild: The dbt command that makes anew what may still hold something; empty for none.
-        by_hand: The dbt tables that it cannot make anew: tag their columns, or delete by hand.
-        run: The run as it was recorded; None for a dry run.
+    ``rows`` counts by the warehouse's table. ``unreadable_letters`` are dead letters whose key
+    cannot be read: they stay. ``rebuild`` is the dbt command that builds again what may still hold
+    something; ``by_hand`` are dbt tables that it cannot: tag their columns, or delete by hand.
     """
 
     table: str
@@ -56,18 +50,10 @@ class Erasure:
 def erase(project: Project, name: str, key: Sequence[str], *, dry_run: bool = False) -> Erasure:
     """Removes every row of one key, and says what dbt has to build again.
 
-    All of the warehouse is one transaction; killed anywhere, the same call again ends the same.
-
-    Args:
-        project: The project.
-        name: The table, as ``source.table`` or ``table``.
-        key: The texts of the key's values, in its order; of a masked column, the value in clear.
-        dry_run: Only count.
-
-    Raises:
-        UsageError: The table has no key, or these are no values of it.
-        TransientError: A run is under way, or another process holds the warehouse.
-        OperationError: dbt's manifest or a table is not as it must be; nothing is erased then.
+    ``key`` has the texts of the key's values in its order; of a masked column, the value in clear.
+    All of the warehouse is one transaction; killed anywhere, the same call again ends the same. A
+    table without a key, or values that do not fit it, are a UsageError; a run under way a
+    TransientError; a dbt manifest or a table that is not as it must be an OperationError.
     """
     table = project.select([name])[0]
     invocation = Invocation(project, is_dry=dry_run)

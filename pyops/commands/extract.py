@@ -18,14 +18,9 @@ from pyops.warehouse.recording import Recording
 
 @dataclass(frozen=True)
 class Extraction(Outcome):
-    """What came of one table.
+    """What came of one table: its run, its error if it failed, and what its gates said.
 
-    Attributes:
-        table: The table.
-        run: What is recorded of it.
-        error: Why it failed, if it did.
-        query: What a dry run would ask the source.
-        gates: What the gates said of the staged rows.
+    ``query`` is what a dry run would ask the source.
     """
 
     table: Table
@@ -47,21 +42,12 @@ def extract(
 ) -> list[Extraction]:
     """Lands tables in the warehouse: stages, validates and publishes each.
 
-    Args:
-        project: Where, from where, and how.
-        names: Tables, as ``source.table`` or ``table``; all but those of mode cdc if empty.
-        days: Land these days only: replaced or merged, the watermark stays as it is.
-        full_refresh: Read the tables whole and swap them; their watermarks start over.
-        stage_only: Stop after staging: ``validate`` and ``publish`` go on from there.
-        dry_run: Look at source and warehouse and say what would be done; write nothing anywhere.
-        listener: Told of progress.
-
-    Returns:
-        One result for each table, failed ones too.
-
-    Raises:
-        UsageError: A name that is not configured, or whose mode is cdc.
-        OperationError: The warehouse cannot be opened.
+    All tables but those of mode cdc if no names (``source.table`` or ``table``) are given. ``days``
+    lands these days only: replaced or merged, the watermark stays as it is. ``full_refresh`` reads
+    the tables whole and swaps them; their watermarks start over. ``stage_only`` stops after
+    staging. ``dry_run`` looks at source and warehouse and writes nothing anywhere. There is one
+    result for each table, failed ones too. A name that is not configured, or of mode cdc, is a
+    UsageError; a warehouse that cannot be opened an OperationError.
     """
     tables = project.select(list(names))
     if names:

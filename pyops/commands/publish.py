@@ -19,18 +19,9 @@ from pyops.warehouse.protocol import Commit
 def publish(
     project: Project, names: Sequence[str] = (), *, listener: Listener | None = None
 ) -> list[Extraction]:
-    """Validates and publishes what is staged.
+    """Validates and publishes what is staged, of all tables or those named.
 
-    Args:
-        project: The project.
-        names: Tables; every staged one if empty.
-        listener: Told of progress.
-
-    Returns:
-        One result for each table, failed ones too.
-
-    Raises:
-        UsageError: A name that is not configured.
+    There is one result for each table, failed ones too.
     """
     invocation = Invocation(project, listener)
     invocation.settle()

@@ -17,15 +17,8 @@ from pyops.warehouse.protocol import Warehouse
 class Reconciliation:
     """How a table differs, in rows.
 
-    Attributes:
-        table: The table.
-        source_rows: What is at the source, dead letters too.
-        warehouse_rows: What was in the warehouse before.
-        missing: Keys that only the source has.
-        extra: Keys that only the warehouse has.
-        different: Keys that both have, with other values in some column.
-        dead_letters: Rows at the source that cannot be landed.
-        run: What ``apply`` recorded; None if nothing was applied.
+    ``source_rows`` has dead letters too; ``missing`` keys only the source has, ``extra`` only the
+    warehouse, ``different`` both with other values. ``run`` is what ``apply`` recorded.
     """
 
     table: str
@@ -46,17 +39,10 @@ class Reconciliation:
 def reconcile(project: Project, name: str, *, apply: bool = False) -> Reconciliation:
     """Compares a table's keys and values with its source, row by row, in one snapshot.
 
-    It reads the whole table, as a full refresh does. Rows that were committed since the last
-    extraction count as missing. The watermark stays as it is.
-
-    Args:
-        project: The project.
-        name: The table, as ``source.table`` or ``table``; it needs a ``primary_key``.
-        apply: Land what is missing or different, and delete what is extra, in one transaction.
-
-    Raises:
-        UsageError: The table has no primary key, or was never landed.
-        PyopsError: Source or warehouse cannot be read.
+    It reads the whole table, as a full refresh does. Rows committed since the last extraction count
+    as missing. The watermark stays as it is. ``apply`` lands what is missing or different, and
+    deletes what is extra, in one transaction. A table without a primary key, or of files, is a
+    UsageError.
     """
     table = project.select([name])[0]
     if table.config.mode == "cdc":

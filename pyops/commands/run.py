@@ -30,14 +30,6 @@ def run(project: Project, *, listener: Listener | None = None) -> Summary:
     """Extracts every table, lands the changes of the cdc tables, and then runs ``dbt build``.
 
     If a table or a source fails dbt is not run: marts are built from tables that fit together.
-
-    Args:
-        project: The project; its folder is dbt's too.
-        listener: Told of progress.
-
-    Raises:
-        UsageError: The folder is no dbt project.
-        OperationError: The warehouse cannot be opened.
     """
     if not (project.directory / "dbt_project.yml").exists():
         raise UsageError(

@@ -39,18 +39,12 @@ LIMIT 3
 class SlotStatus:
     """Where the changes of one source stand.
 
-    Attributes:
-        source: The source.
-        slot: Its slot.
-        generation: How many slots it has had, with this one; 0 before the first.
-        position: Up to where its changes have been landed, as PostgreSQL writes it.
-        lag_bytes: How much log the source has written since, of all its tables.
-        lag_seconds: How long ago, by the source's clock, everything committed had been landed.
-        kept_bytes: How much log the source keeps for the slot.
-        last_change_at: When the last change that was landed was committed, naive UTC.
-        held_back_by: The transactions at the source, oldest first, that its log is kept for.
-        problem: Why nothing can be landed; None if all is well.
-        warnings: What may go wrong later.
+    ``generation`` counts the slots it has had. ``position`` is up to where its changes have been
+    landed; ``lag_bytes`` how much log the source has written since, of all its tables;
+    ``lag_seconds`` how long ago, by its clock, all that was committed had been landed;
+    ``kept_bytes`` how much log it keeps for the slot. ``held_back_by`` are the transactions that
+    this log is kept for, oldest first. ``problem`` says why nothing can be landed. Times are naive
+    UTC.
     """
 
     source: str
@@ -67,16 +61,7 @@ class SlotStatus:
 
 
 def slot_status(project: Project, names: Sequence[str] = ()) -> list[SlotStatus]:
-    """Looks slots up, at the source and in the warehouse.
-
-    Args:
-        project: The project.
-        names: Sources; every one that has cdc tables if empty.
-
-    Raises:
-        UsageError: A source that is not configured.
-        PyopsError: The warehouse cannot be opened.
-    """
+    """Looks the slots of cdc sources up, at the source and in the warehouse."""
     return [_status(project, name) for name in captured_sources(project, names, with_slot=True)]
 
 
@@ -96,13 +81,9 @@ def lagging(
 
 
 def drop(project: Project, source: str) -> None:
-    """Drops a source's slot and the publications that pyops made; what was landed stays.
+    """Drops a source's slot and the publications that pyops created; what was landed stays.
 
-    The next run makes new ones and copies every table anew, in a generation of its own.
-
-    Raises:
-        UsageError: A source that is not configured.
-        PyopsError: The source cannot be reached, or refuses.
+    The next run creates new ones and re-snapshots every table, in a generation of its own.
     """
     [source] = captured_sources(project, [source], with_slot=True)
     warehouse = open_warehouse(project)

@@ -18,15 +18,8 @@ def snapshot(
 ) -> Capture:
     """Copies one cdc table again and follows it from there; its log says that it starts over.
 
-    Args:
-        project: The project.
-        name: The table, as ``source.table`` or ``table``.
-        patience: How long to wait for transactions that are open at the source.
-        listener: Told of progress.
-
-    Raises:
-        UsageError: It is not a cdc table, or is landed from files.
-        OperationError: The warehouse cannot be opened.
+    ``name`` is ``source.table`` or ``table``; one that is not of mode cdc, or is landed from files,
+    is a UsageError. ``patience`` is how long to wait for transactions that are open at the source.
     """
     table = project.select([name])[0]
     if table.config.mode != "cdc":

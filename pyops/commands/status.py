@@ -13,22 +13,11 @@ from pyops.warehouse.protocol import TableState
 
 @dataclass(frozen=True)
 class TableStatus:
-    """One table's state.
+    """One table's state, by its name ``source.table``.
 
-    Attributes:
-        table: Its name, ``source.table``.
-        mode: How it is landed.
-        target: Where it lands.
-        rows: What is there; None if nothing was landed yet.
-        last_status: How the last run ended; None if there was none.
-        last_finished_at: When, naive UTC.
-        last_loaded_at: When a run last published it, naive UTC.
-        last_rows_written: What the last run wrote.
-        last_error: Why it failed.
-        watermark: Everything below it has been read, as the source's text.
-        held_back_by: The transactions at the source that keep the watermark from moving, with
-            their process where it could be found out.
-        dead_letters: Rows that could not be landed, and still cannot.
+    ``rows`` is None if nothing was landed yet. Everything below ``watermark`` has been read;
+    ``held_back_by`` are the transactions that keep it from moving, with their process where known.
+    ``dead_letters`` are the open ones. Times are naive UTC.
     """
 
     table: str
@@ -46,11 +35,7 @@ class TableStatus:
 
 
 def status(project: Project) -> list[TableStatus]:
-    """Looks up every configured table.
-
-    Raises:
-        PyopsError: The warehouse cannot be opened.
-    """
+    """Looks up every configured table."""
     states = open_warehouse(project).states(project.tables())
     waiting = {table.source for table, state in states.items() if state.watermark.waiting_for}
     holders = {source: _holders(project, source) for source in waiting}

@@ -21,19 +21,10 @@ def validate(
     checks: Collection[str] = (),
     listener: Listener | None = None,
 ) -> list[Extraction]:
-    """Evaluates the gates of what is staged; changes nothing.
+    """Evaluates the gates of what is staged, of all tables or those named; changes nothing.
 
-    Args:
-        project: The project.
-        names: Tables; every staged one if empty.
-        checks: Only these families of gates (``gates.CHECKS``); all of them if empty.
-        listener: Told of progress.
-
-    Returns:
-        One result for each table, with what every gate said; an error where one has failed.
-
-    Raises:
-        UsageError: A name that is not configured.
+    ``checks`` chooses families of gates (``gates.CHECKS``). There is one result for each table,
+    with what every gate said; an error where one has failed.
     """
     invocation = Invocation(project, listener)
 

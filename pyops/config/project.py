@@ -57,16 +57,7 @@ class Project:
 
     @classmethod
     def load(cls, directory: str | Path = ".", file: str = "pyops.yml") -> "Project":
-        """Reads a project's configuration.
-
-        Args:
-            directory: The project folder.
-            file: The configuration's path, relative to it.
-
-        Raises:
-            UsageError: The file is missing, is not valid YAML, names an unknown key or variable, or
-                asks for what cannot be done; the message says where, the hint how to fix it.
-        """
+        """Reads a project's configuration from its folder; what is wrong with it is a UsageError."""
         from pyops.config.load import load  # it imports this module
 
         return load(Path(directory), file)
@@ -93,11 +84,7 @@ class Project:
         return settings
 
     def dsn(self, source: str) -> str:
-        """A source's DSN; that of the embedded server if it says ``demo``.
-
-        Raises:
-            OperationError: The embedded server is not running or not installed.
-        """
+        """A source's DSN; that of the embedded server if it says ``demo``, which must run."""
         dsn = self.postgres(source).dsn
         if dsn == "demo":
             from pyops.demo import dsn as demo_dsn
@@ -114,11 +101,7 @@ class Project:
         ]
 
     def select(self, names: list[str] | tuple[str, ...]) -> list[Table]:
-        """The tables named ``source.table`` or ``table``; every table if no name is given.
-
-        Raises:
-            UsageError: A name that is not configured, or that several sources have.
-        """
+        """The tables named ``source.table`` or ``table``; every table if no name is given."""
         tables = self.tables()
         chosen = []
         for name in names:

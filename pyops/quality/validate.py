@@ -40,11 +40,7 @@ def references(warehouse: Warehouse, stage: Stage, table: Table) -> AbstractCont
 def validate(
     recording: Recording, stage: Stage, table: Table, commit: Commit, *, recent_rows: Sequence[int]
 ) -> None:
-    """Validates a staged load; rows that a gate makes dead letters leave it.
-
-    Raises:
-        GateError: A gate has failed; the staging file stays.
-    """
+    """Validates a staged load; rows that a gate makes dead letters leave it."""
     warehouse = recording.warehouse
     results = evaluate(warehouse, stage, table, recent_rows=recent_rows)
     if not any(result.status == "failed" for result in results):

@@ -99,12 +99,7 @@ class DuckDBWarehouse:
         read_only: bool = True,
         lock_timeout: float | None = None,
     ) -> Iterator[AttachedFile]:
-        """Attaches the file; what is done inside another ``attached`` shares its connection.
-
-        Raises:
-            TransientError: Another process held it all the time; the message says which.
-            OperationError: It cannot be opened, or was made by a newer pyops.
-        """
+        """Attaches the file; what is done inside another ``attached`` shares its connection."""
         if self._attached is not None:
             yield self._attached
             return
@@ -205,13 +200,7 @@ class DuckDBWarehouse:
             return bookkeeping.rows(at.connection, record, condition, order=order)
 
     def commit(self, stage: Stage | None, commit: Commit) -> Run | None:
-        """Makes a commit visible, whole or not at all; returns its run with what was written.
-
-        Raises:
-            SchemaChangeError: A target cannot take the columns, or may not.
-            TransientError: Another run has committed meanwhile, or holds the file.
-            OperationError: The file cannot be written.
-        """
+        """Makes a commit visible, whole or not at all; returns its run with what was written."""
         assert not self._is_frozen
         with self.attached(stage, read_only=False) as at:
             committing = Committing(at.connection, commit)
@@ -250,10 +239,7 @@ class DuckDBWarehouse:
 
 
 def _make(path: Path) -> None:
-    """Makes the file unless it is there: as a whole, since half a DuckDB file can never be opened.
-
-    Half of one is what a kill or a full disk would leave.
-    """
+    """Makes the file unless it exists: whole, since half a DuckDB file can never be opened."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -96,11 +96,7 @@ class Recorder:
                     note.write_text(run.to_json(), "utf-8")
 
     def settle(self) -> None:
-        """Records what earlier processes could not, and deletes what they left.
-
-        Raises:
-            PyopsError: The warehouse cannot be written.
-        """
+        """Records what earlier processes could not, and deletes what they left."""
         dead = sweep(self.staging)
         notes = sorted(self.staging.glob("*.json"))
         killed = [_killed(path, run) for path, run in dead]

@@ -19,7 +19,8 @@ from pyops.commands.erase import Erasure
 from pyops.config.load import load
 from pyops.errors import OperationError, UsageError
 from pyops.staging.file import Stage
-from pyops.warehouse.duckdb import DuckDBWarehouse as Warehouse
+from pyops.warehouse.committing import Committing
+from pyops.warehouse.duckdb import DuckDBWarehouse
 from tests.pyops.change_log import at_source, current, events, ops
 from tests.pyops.conftest import Lab, Sql
 from tests.pyops.dbt_runs import put_manifest
@@ -242,7 +243,6 @@ def test_killed_anywhere_the_same_command_again_ends_the_same(project: Project, 
         for command, *arguments in ERASING:
             given = [argument.format(number) for argument in arguments]
             owner, function, is_behind = moment
-            owner = owner or ("pyops.erasure" if command == "erase" else "pyops.retention")
             hook = functools.partial(at, owner, function, die, after=is_behind)
             code, _ = project.start(*given, hook=hook, command=command).end()
             assert code == -signal.SIGKILL, name
@@ -259,12 +259,12 @@ def test_killed_anywhere_the_same_command_again_ends_the_same(project: Project, 
 
 
 ERASING = [("erase", "t", "--key", "{}00"), ("erase", "t", "--key", "{}02"), ("compact",)]
-# Where it may be killed: the owner (the command's own module), a function, and whether behind it.
+# Where it may be killed: the owner, a function, and whether behind it.
 MOMENTS: dict[str, tuple[Any, str, bool]] = {
     "staging file made": (Stage, "create", True),
-    "before COMMIT": ("", "insert_run", True),
-    "after COMMIT": (Warehouse, "mirror_letters", False),
-    "mirror written": (Warehouse, "mirror_letters", True),
+    "before COMMIT": (Committing, "_ended", True),
+    "after COMMIT": (DuckDBWarehouse, "_write_mirror", False),
+    "mirror written": (DuckDBWarehouse, "_write_mirror", True),
 }
 
 

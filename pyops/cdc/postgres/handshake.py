@@ -226,11 +226,7 @@ def check_plugin(source: str, slot: Slot) -> None:
 
 
 def check_slot(session: Session, source: str, name: str, offset: Offset, server: Server) -> Offset:
-    """Makes sure that the slot goes on where the warehouse stopped; returns the offset.
-
-    Raises:
-        OperationError: It is gone, lost, another one, or of another cluster.
-    """
+    """Makes sure that the slot goes on where the warehouse stopped; returns the offset."""
     again = (
         f"what was landed stays; pyops slot drop {source}, then pyops cdc {source},"
         " re-snapshots all tables"

@@ -68,11 +68,7 @@ class StagedChanges:
         return self.keys.get(found[0].name, ()) if found else ()
 
     def add(self, changes: Changes) -> None:
-        """Stages changes; those that belong to no captured table are left out.
-
-        Raises:
-            OperationError: The file cannot be written, or a column's name cannot be landed.
-        """
+        """Stages changes; those that belong to no captured table are left out."""
         relation = changes.relation
         if relation.oid not in self.tables:
             return

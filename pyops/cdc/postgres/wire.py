@@ -23,7 +23,7 @@ _TEXT, _NULL, _UNSENT = (ord(letter) for letter in "tnu")
 
 
 class CorruptBytesError(Exception):
-    """Bytes that are no such message; ``message`` is its number in the batch."""
+    """Bytes that are not such a message; ``message`` is its number in the batch."""
 
     def __init__(self, problem: str, message: int) -> None:
         super().__init__(problem)
@@ -83,12 +83,7 @@ def split(messages: pa.Array) -> Iterator[pa.Array]:
 
 
 class Buffer:
-    """The messages of one batch.
-
-    Attributes:
-        begins: Where each message begins.
-        ends: Where it ends.
-    """
+    """The messages of one batch, each from ``begins`` to ``ends``."""
 
     def __init__(self, messages: pa.Array) -> None:
         wide = pa.types.is_large_binary(messages.type)
@@ -131,18 +126,9 @@ class Buffer:
         return self._numbers(">i8", at).astype(np.int64)  # type: ignore[no-any-return]
 
     def tuples(self, messages: Ints, at: Ints, columns: int) -> tuple[list[Values], Ints]:
-        """Takes TupleData apart, a column at a time.
+        """Takes TupleData apart, a column at a time: the values of each, and where each tuple ends.
 
-        Args:
-            messages: The number of the message that each is in.
-            at: Where each begins.
-            columns: How many columns they must have.
-
-        Returns:
-            The values of each column, and where each tuple ends.
-
-        Raises:
-            CorruptBytesError: It ends early, has other columns, or a value of an unknown kind.
+        ``messages`` are the numbers of the messages that each begins in at ``at``.
         """
         ends = self.ends[messages]
 
@@ -169,11 +155,7 @@ class Buffer:
         return values, at
 
     def texts(self, values: Values) -> pa.Array:
-        """The values as string views; NULL where there is no text.
-
-        Raises:
-            pa.ArrowInvalid: A text is not UTF-8.
-        """
+        """The values as string views, NULL where there is no text; not UTF-8 is a pa.ArrowInvalid."""
         begins = np.where(values.is_text, values.begins, 0)
         lengths = np.where(values.is_text, values.lengths, 0)
         views = np.empty(len(begins), [("length", "<u4"), ("low", "<u8"), ("high", "<u4")])

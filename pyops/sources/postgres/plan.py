@@ -180,13 +180,7 @@ class PostgresPlan(Plan):
 def plan(
     table: Table, shape: TableShape, state: TableState, request: Request, *, salt: str = ""
 ) -> PostgresPlan:
-    """Plans the extraction of a table; its query follows once the watermark is known.
-
-    Raises:
-        UsageError: The configuration asks for what the source's types cannot give.
-        OperationError: A column is not there.
-        SchemaChangeError: The source's columns have changed and the table's policy is ``fail``.
-    """
+    """Plans the extraction of a table; its query follows once the watermark is known."""
     config = table.postgres
     mappings = table_mappings(table, shape)
     columns = {name: item.warehouse for name, item in mappings.items()}
@@ -238,11 +232,7 @@ def _check_watermark(table: Table, state: TableState) -> None:
 
 
 def table_mappings(table: Table, shape: TableShape) -> dict[str, ColumnMapping]:
-    """Says how each column of a table is landed, in order.
-
-    Raises:
-        OperationError: A column is not there, or has a name that cannot be landed.
-    """
+    """How each column of a table is mapped, in order; one that cannot be landed is an error."""
     config = table.postgres
     there = [column.name for column in shape.columns]
     named = [*config.columns, *config.exclude, *config.mask, *config.primary_key]
