@@ -8,6 +8,7 @@ import functools
 import gzip
 import hashlib
 import json
+import logging
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,6 @@ from pyops.commands.snapshot import snapshot
 from pyops.commands.status import status
 from pyops.config.load import load
 from pyops.errors import DataError, OperationError, SchemaChangeError, UsageError
-from pyops.progress import Silent
 from pyops.records import Run
 from pyops.staging.file import Stage
 from pyops.warehouse.committing import Committing
@@ -173,16 +173,17 @@ def documents(text: str) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, list[str]]:
     """Every sample landed in a table of its own name, and what was said of them."""
-    lab, notes, tables = Lab(tmp_path_factory.mktemp("samples"), ""), Notes(), {}
+    lab, tables = Lab(tmp_path_factory.mktemp("samples"), ""), {}
     for file in sample_files():
         found = list(documents((SAMPLES / file).read_text()))
         sources = [(item.get("payload") or item).get("source") for item in found]
         named = {s["table"] for s in sources if isinstance(s, dict) and s.get("table")}
         lab.put(file, lines(*found))
         tables[file.partition(".")[0]] = {"path": file, "events_of": (named or {"t"}).pop()}
-    [done] = capture(lab.configure_files(tables, type="debezium"), listener=notes)
+    with noted() as notes:
+        [done] = capture(lab.configure_files(tables, type="debezium"))
     assert done.error is None
-    return lab, notes.lines
+    return lab, notes
 
 
 @pytest.mark.parametrize("name", [file.partition(".")[0] for file in sample_files()])
@@ -201,14 +202,21 @@ def test_every_sample_of_the_documentation_lands_or_is_refused_by_name(
     assert name in {*REFUSED, *LANDED, *NOTHING}
 
 
-class Notes(Silent):
-    """A listener that writes down what is worth a line."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
+@contextmanager
+def noted() -> Iterator[list[str]]:
+    """What is logged meanwhile."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("pyops")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel("INFO")
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def test_values_and_position_of_a_sample_are_those_of_the_documentation(lab: Lab) -> None:
@@ -485,11 +493,11 @@ def test_what_has_nothing_to_land_is_counted(lab: Lab) -> None:
             event("m", message={"prefix": "a", "content": "Yg=="}),
         ),
     )
-    notes = Notes()
     project = lab.configure_files({"t": TABLE}, type="debezium")
-    [done] = capture(project, listener=notes)
+    with noted() as notes:
+        [done] = capture(project)
     assert [(run.rows_read, run.rows_written) for run in done.runs] == [(8, 0)]
-    assert notes.lines == [
+    assert notes == [
         "web.t: nothing to land in tombstones (3), heartbeats (2), transaction events (2),"
         " messages (1)"
     ]
