@@ -1,14 +1,14 @@
-"""Folding a change log: which events say what a row holds, and where a value is that was not sent.
+"""Folding a change log: which events tell what a row holds, and which one has an unsent value.
 
-A *life* of a key begins with an ``r`` or ``c`` and ends with a ``d`` or a ``t``. A value that was
-not sent is the last one that was within the life; where a ``c`` lacks one, its row had another key
-before, and the life goes on in that of the ``d`` right before it. Everything is done by DuckDB in
-temporary tables of bare numbers, which may spill; only rows that are rewritten are read whole.
+A *life* of a key begins with ``r`` or ``c`` and ends with ``d`` or ``t``. An unsent value is the
+last one sent within the life. Where a ``c`` lacks a value, its row had another key before: the life
+goes on in that of the ``d`` right before it. DuckDB does it in temporary tables of numbers, which
+may spill; only rewritten rows are read whole.
 
-Each statement works on ``temp.events``, a row for each event: ``n``, its number in the log's order;
-``life``, the number of the event its life begins with; ``is_last``, whether its key has no later
-one; ``is_partial``, whether something was not sent; ``from_0`` and so on, for each column that is
-ever not sent, the number of the event in this life that has its value; NULL if there is none.
+``temp.events`` has a row for each event: ``n``, its number in the log's order; ``life``, the number
+of the first event of its life; ``is_last``, whether its key has no later event; ``is_partial``,
+whether a value was not sent; ``from_0`` and so on, for each column that is ever unsent, the number
+of the event in this life that has its value, or NULL.
 """
 
 from collections.abc import Sequence
@@ -55,13 +55,13 @@ SELECT
     n, _generation, _lsn, _seq, _op, is_partial, life, is_last, {has_key} AS has_key {origins}
 FROM lives
 """
-# A key that was changed: the `c` of the new one, and the `d` of the old one right before it.
+# A changed key: the `c` of the new one, and the `d` of the old one right before it.
 MOVES = """
     temp.events AS c JOIN temp.events AS d
     ON d.n = c.n - 1 AND d._op = 'd' AND c._op = 'c' AND c.is_partial
     AND d._generation = c._generation AND d._lsn = c._lsn AND d._seq = c._seq - 1
 """
-# Few rows: those whose values are in the life of another key.
+# Few rows: those whose values are in another key's life.
 _EARLIER = """
 CREATE OR REPLACE TEMP TABLE earlier AS
 WITH RECURSIVE moves AS MATERIALIZED (
@@ -103,31 +103,17 @@ FROM temp.rewritten AS rewritten LEFT JOIN temp.found AS found USING ({identity}
 
 @dataclass(frozen=True)
 class Fold:
-    """A log in an open warehouse whose events are in ``temp.events``.
-
-    Attributes:
-        connection: Has the log.
-        log: Its qualified name.
-        unsent: The columns that some event was not sent.
-    """
+    """A log whose events are in ``temp.events``, and the columns that are ever unsent."""
 
     connection: duckdb.DuckDBPyConnection
     log: str
     unsent: tuple[str, ...]
 
-    def rewrite(self, picked: str, *, op: str = "log._op") -> int:
-        """Makes ``temp.rewritten``: rows of the log with the values that they were not sent.
-
-        Args:
-            picked: The SELECT of their ``n``.
-            op: The expression of their ``_op``.
-
-        Returns:
-            How many there are.
-        """
+    def rewrite(self, picked: str, *, op: str = "log._op") -> None:
+        """Makes ``temp.rewritten``: the picked events (a SELECT of ``n``) with all their values."""
         run = self.connection.execute
         run(f"CREATE OR REPLACE TEMP TABLE picked AS {picked}")
-        row = run(_PICKED_ROWS.format(log=self.log, identity=_IDENTITY, op=op)).fetchone()
+        run(_PICKED_ROWS.format(log=self.log, identity=_IDENTITY, op=op))
         origins = [f"from_{n}" for n in range(len(self.unsent))]
         if origins:
             run(
@@ -144,29 +130,17 @@ class Fold:
             column = identifier(name)  # one after the other: one join of wide rows at a time
             run(_VALUES.format(log=self.log, column=column, origin=origin))
             run(_COMPLETED.format(identity=_IDENTITY, name=literal(name), column=column))
-        return int(row[0]) if row else 0
 
     @property
     def rewritten(self) -> str:
-        """The SELECT of the rows that ``rewrite`` has made, with nothing that was not sent."""
+        """The SELECT of the rewritten rows, in which nothing is unsent."""
         return "SELECT * REPLACE ([]::VARCHAR[] AS _unchanged) FROM temp.rewritten"
 
 
 def number_events(
-    connection: duckdb.DuckDBPyConnection,
-    log: str,
-    key: Sequence[str],
-    *,
-    where: str = "true",
+    connection: duckdb.DuckDBPyConnection, log: str, key: Sequence[str], *, where: str = "true"
 ) -> Fold:
-    """Makes ``temp.events`` of the events of a log.
-
-    Args:
-        connection: Has the log.
-        log: The log's qualified name.
-        key: The columns that identify a row.
-        where: The condition for the events to take; they are to go on without a gap.
-    """
+    """Makes ``temp.events`` of those events of a log, without a gap, that meet a condition."""
     found = connection.execute(
         f"SELECT DISTINCT unnest(_unchanged) FROM {log} WHERE {where} ORDER BY 1"
     ).fetchall()

@@ -13,17 +13,13 @@ DATABASE = "shop"
 
 
 def server_of(project_dir: Path) -> Server:
-    """The demo's server of a project, running or not."""
+    """The server of a project's demo, running or not."""
     return Server(project_dir.resolve() / ".pyops" / "demo" / "postgres")
 
 
 def dsn(project_dir: Path) -> str:
-    """The libpq URI of the shop of a project's running demo.
-
-    Raises:
-        OperationError: the demo does not run.
-    """
+    """The libpq URI of the shop in a project's running demo."""
     server = server_of(project_dir)
     if not server.is_running():
-        raise OperationError("the demo does not run", hint="start it with: pyops demo up")
+        raise OperationError("the demo is not running", hint="start it with: pyops demo up")
     return server.dsn(DATABASE)

@@ -37,43 +37,47 @@ ProjectDir = Annotated[
 def up(project_dir: ProjectDir = Path()) -> None:
     """Start PostgreSQL, load the shop (25,900 real orders of a year), write its web events.
 
-    Does nothing where all is there; goes on where it was killed.
+    What is done already is skipped.
     """
     began = time.monotonic()
     data = shop.find_data(project_dir)
     server = server_of(project_dir)
     with _progress() as say, _alone(project_dir):
-        say("Starting PostgreSQL, unless it runs ...")
+        say("Starting PostgreSQL ...")
         server.start()
-        say("Loading the shop, unless it is there ...")
+        say("Loading the shop ...")
         shop.create_database(server.dsn(), DATABASE)
         loaded = shop.load(server.dsn(DATABASE), data)
-        say("Writing the web events, unless they are there ...")
-        if loaded:  # what another shop left behind
+        say("Writing the web events ...")
+        if loaded:  # files of an earlier shop
             events.remove(events.folder_of(project_dir))
         written = events.write(server.dsn(DATABASE), events.folder_of(project_dir))
         summary = shop.summarize(server.dsn(DATABASE))
     seconds = time.monotonic() - began
-    done = f"and the shop is loaded ({seconds:.1f} s)." if loaded else "and the shop was there."
+    done = (
+        f"and the shop is loaded ({seconds:.1f} s)."
+        if loaded
+        else "and the shop was already loaded."
+    )
     typer.echo(f"PostgreSQL {summary.version} runs {done}")
     _show_rows(summary)
     _show_written(written)
     typer.echo(f"DSN   {server.dsn(DATABASE)}\n")
-    typer.echo("Next  pyops run                      land and model it")
-    typer.echo("      pyops demo traffic --days 7    let the shop live on for a week")
+    typer.echo("Next  pyops run                      land it and build the models")
+    typer.echo("      pyops demo traffic --days 7    add a week of changes")
 
 
 @app.command("traffic")
 def commit_traffic(
     days: Annotated[int, typer.Option(min=1, help="How many days to add.")] = 1,
     seed: Annotated[
-        int, typer.Option(help="Another seed, other events; the same one, the same.")
+        int, typer.Option(help="The same seed makes the same changes, another one others.")
     ] = 1,
     project_dir: ProjectDir = Path(),
 ) -> None:
     """Commit further days: orders, shipments, cancellations, prices, users who come and go.
 
-    Goes on from the last day in the database. A day is eleven transactions and a file of events.
+    Continues after the last day in the database: a day is eleven transactions and a file of events.
     """
     began = time.monotonic()
     target = dsn(project_dir)
@@ -81,7 +85,7 @@ def commit_traffic(
     with _progress() as say, _alone(project_dir):
 
         def end_day(day: date) -> None:
-            # At once: the next day changes what this one's orders say.
+            # At once: the next day changes this day's orders.
             written.append(events.write(target, events.folder_of(project_dir)))
             say(f"Committed {day}")
 
@@ -104,7 +108,7 @@ def status(
     project_dir: ProjectDir = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
 ) -> None:
-    """Show whether the demo runs, where, and what is in it."""
+    """Show whether the demo is running, its DSN, and its rows."""
     server = server_of(project_dir)
     running = server.is_running()
     target = server.dsn(DATABASE) if running else None
@@ -114,13 +118,13 @@ def status(
         typer.echo(json.dumps({"running": running, "dsn": target} | found, default=str, indent=2))
     elif target is None:
         kept = "; its data are kept" if server.data_directory.exists() else ""
-        typer.echo(f"The demo does not run{kept}.\n\nNext  pyops demo up")
+        typer.echo(f"The demo is not running{kept}.\n\nNext  pyops demo up")
     elif summary is None:
-        typer.echo("PostgreSQL runs, but the shop is not loaded.\n\nNext  pyops demo up")
+        typer.echo("PostgreSQL is running, but the shop is not loaded.\n\nNext  pyops demo up")
     else:
         typer.echo(
-            f"PostgreSQL {summary.version} runs. The shop takes {summary.size_bytes / 1e6:,.0f} MB;"
-            f" its last order is of {summary.last_order_date}."
+            f"PostgreSQL {summary.version} is running. The shop takes"
+            f" {summary.size_bytes / 1e6:,.0f} MB; its last order is of {summary.last_order_date}."
         )
         _show_rows(summary)
         typer.echo(f"DSN   {target}")
@@ -131,10 +135,10 @@ def down(
     project_dir: ProjectDir = Path(),
     delete: Annotated[bool, typer.Option("--delete", help="Delete the data as well.")] = False,
 ) -> None:
-    """Stop PostgreSQL. The data stay, the files of events too, unless --delete is given."""
+    """Stop PostgreSQL; data and files of events are kept unless --delete is given."""
     server = server_of(project_dir)
     if not server.data_directory.parent.exists():
-        typer.echo("There is no demo here: nothing to do.")
+        typer.echo("This folder has no demo.")
         return
     with _alone(project_dir):
         running = server.is_running()
@@ -163,14 +167,14 @@ def _summary_if_loaded(admin_dsn: str, target: str) -> shop.Summary | None:
 
 @contextmanager
 def _alone(project_dir: Path) -> Iterator[None]:
-    """Waits until no other demo command changes this project's demo."""
+    """Waits for other commands that change this project's demo."""
     folder = server_of(project_dir).data_directory.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except PermissionError as error:
         raise OperationError(
-            f"{folder} cannot be written",
+            f"no permission to write to {folder}",
             hint="run the command as the user who started the demo",
         ) from error
     with lock:
@@ -180,14 +184,14 @@ def _alone(project_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Gives a function that tells on stderr what goes on: in place on a terminal, else by line."""
+    """Gives a function that shows a step on stderr: in place on a terminal, else as a line."""
     from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda message: typer.echo(message, err=True)
         return
-    with console.status("Waiting for another demo command to end ...") as line:
+    with console.status("Waiting for another demo command ...") as line:
         yield line.update
 
 

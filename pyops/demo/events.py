@@ -1,7 +1,4 @@
-"""The shop's web events: daily files, made up around the orders that are in its database.
-
-What is made of an order, and what is wrong with the files on purpose, is stated in data/README.md.
-"""
+"""The shop's web events: daily files derived from its orders, as data/README.md describes."""
 
 from __future__ import annotations
 
@@ -19,10 +16,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from adbc_driver_manager.dbapi import Cursor
 
-# In the header of every file, as gzip's name of the original: only such files are ever removed.
+# In every file's gzip header, as the original's name: only such files are ever removed.
 _MADE_BY = "events made up by pyops demo"
 
-# Credit notes, adjustments and stock corrections (of no value) are nobody's visit.
+# Credit notes, adjustments and stock corrections (without a value) are not visits.
 _IS_VISIT = "invoice_no !~ '^[AC]' and amount_cents > 0"
 
 _DAYS = f"""
@@ -48,41 +45,26 @@ where items.line_number <= 6 and products.stock_code ~ '^[0-9]'
 
 @dataclass(frozen=True)
 class Written:
-    """What was written.
-
-    Attributes:
-        files: how many.
-        lines: how many lines are in them.
-    """
+    """How many files were written, and how many lines."""
 
     files: int
     lines: int
 
 
 def folder_of(project_dir: Path) -> Path:
-    """Where a project's files of events are."""
+    """The folder of a project's files of events."""
     return project_dir.resolve() / "data" / "events"
 
 
 def write(dsn: str, folder: Path) -> Written:
-    """Writes the files of those days with orders that have none yet: `<date>.jsonl.gz`.
-
-    A file appears whole or not at all, and one that is there is never touched.
-
-    Args:
-        dsn: libpq URI of the shop's database.
-        folder: where to; it is made.
-
-    Raises:
-        OperationError: the shop is not in this database, or the folder cannot be written.
-    """
+    """Writes `<date>.jsonl.gz` for each day with orders and without a file, whole or not at all."""
     with closing(connect(dsn)) as connection, closing(connection.cursor()) as cursor:
         require_shop(cursor)
         days = [day for (day,) in query(cursor, _DAYS)]
         missing = [day for day in days if not _path(folder, day).exists()]
         if not missing:
             return Written(files=0, lines=0)
-        # What the day before sent late is in the first of them.
+        # The first file also has the late events of the day before.
         before = max((day for day in days if day < missing[0]), default=missing[0])
         orders = _fetch(cursor, _ORDERS, before, missing[-1])
         items = _fetch(cursor, _ITEMS, before, missing[-1])
@@ -93,14 +75,14 @@ def write(dsn: str, folder: Path) -> Written:
             _write_file(_path(folder, day), text)
     except OSError as error:
         raise OperationError(
-            f"the events cannot be written to {folder}: {error.strerror}",
+            f"cannot write events to {folder}: {error.strerror}",
             hint="make room or give write access, then run: pyops demo up",
         ) from error
     return Written(files=len(texts), lines=sum(text.count("\n") for _, text in texts))
 
 
 def remove(folder: Path) -> None:
-    """Removes the files that `write` wrote; others stay, and then the folder does."""
+    """Removes the files that `write` wrote, and the folder if nothing else is in it."""
     for path in folder.glob("*.jsonl.gz*"):
         with path.open("rb") as file:
             is_ours = _MADE_BY.encode() in file.read(64)
@@ -113,7 +95,7 @@ def remove(folder: Path) -> None:
 def _texts(
     orders: pa.Table, items: pa.Table, *, days: list[date], missing: set[date]
 ) -> list[tuple[date, str]]:
-    """The text of the file of each missing day."""
+    """The text of each missing day's file."""
     import duckdb
     import pyarrow as pa
 

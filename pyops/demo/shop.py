@@ -1,7 +1,4 @@
-"""The shop's history: the UCI "Online Retail" invoices as four tables in PostgreSQL.
-
-What becomes of every oddity of the data is stated in data/README.md.
-"""
+"""The shop's history: the UCI "Online Retail" invoices as four tables (see data/README.md)."""
 
 from __future__ import annotations
 
@@ -22,18 +19,14 @@ _HERE = Path(__file__).parent
 
 
 def find_data(project_dir: Path) -> Path:
-    """The invoices: in the project's data/, or in the data/ beside this package.
-
-    Raises:
-        UsageError: they are in neither.
-    """
+    """The invoices: in the project's data/, or in the data/ beside this package."""
     name = "data/online_retail.parquet"
     for root in (project_dir, _HERE.parents[1]):
         if (root / name).is_file():
             return root / name
     raise UsageError(
         f"{name} is not in {project_dir}",
-        hint="run this in a clone of the project's repository, or name one with --project-dir",
+        hint="run this in a clone of the repository, or give one with --project-dir",
     )
 
 
@@ -44,7 +37,7 @@ def has_database(admin_dsn: str, name: str) -> bool:
 
 
 def create_database(admin_dsn: str, name: str) -> None:
-    """Creates a database unless it is there."""
+    """Creates a database unless it exists."""
     if has_database(admin_dsn, name):
         return
     with (
@@ -55,18 +48,9 @@ def create_database(admin_dsn: str, name: str) -> None:
 
 
 def load(dsn: str, data: Path) -> bool:
-    """Loads the history into a database, in one transaction, unless it is there already.
-
-    Args:
-        dsn: libpq URI of the database.
-        data: the Parquet file of the invoices.
-
-    Returns:
-        Whether it was loaded now; False where the tables were there.
-    """
+    """Loads the invoices (Parquet) in one transaction; False if they were loaded before."""
     with closing(connect(dsn)) as connection, closing(connection.cursor()) as cursor:
-        # There can be no part of them: they are made and filled in one transaction.
-        if query(cursor, "select to_regclass('public.order_items') is not null") == [(True,)]:
+        if _has_shop(cursor):
             return False
         for statement in _statements("tables.sql"):
             query(cursor, statement)
@@ -79,14 +63,7 @@ def load(dsn: str, data: Path) -> bool:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is in the shop's database.
-
-    Attributes:
-        version: PostgreSQL's, such as `18.4`.
-        size_bytes: of the database on disk.
-        rows: the number of rows of each table.
-        last_order_date: the day of the last order, in UTC.
-    """
+    """PostgreSQL's version, such as `18.4`, and what is in the shop's database; days are UTC."""
 
     version: str
     size_bytes: int
@@ -95,11 +72,7 @@ class Summary:
 
 
 def summarize(dsn: str) -> Summary:
-    """Counts and measures what is in the shop's database.
-
-    Raises:
-        OperationError: the shop is not in this database.
-    """
+    """Counts the rows of the shop's tables and measures its database."""
     with closing(connect(dsn)) as connection, closing(connection.cursor()) as cursor:
         require_shop(cursor)
         counts = ", ".join(f"(select count(*) from {table})" for table in TABLES)
@@ -118,15 +91,20 @@ def summarize(dsn: str) -> Summary:
 
 
 def require_shop(cursor: Cursor) -> None:
-    """Raises an OperationError where the shop's tables are not in the database."""
-    if query(cursor, "select to_regclass('public.order_items') is not null") != [(True,)]:
+    """Raises an OperationError unless the shop is in the database."""
+    if not _has_shop(cursor):
         raise OperationError(
             "the shop's tables are not in this database", hint="load them with: pyops demo up"
         )
 
 
+def _has_shop(cursor: Cursor) -> bool:
+    # All tables or none: they are made and filled in one transaction.
+    return query(cursor, "select to_regclass('public.order_items') is not null") == [(True,)]
+
+
 def connect(dsn: str, *, autocommit: bool = False) -> Connection:
-    """A new connection."""
+    """A new connection to a libpq URI."""
     import adbc_driver_postgresql.dbapi
 
     connection: Connection = adbc_driver_postgresql.dbapi.connect(dsn, autocommit=autocommit)
@@ -149,7 +127,7 @@ def _copy_history(cursor: Cursor, data: Path) -> None:
         history.execute((_HERE / "history.sql").read_text())
         for table in TABLES:
             # DuckDB's timestamps are in UTC and have no zone. COPY sends them as they are, and a
-            # timestamptz is the same eight bytes: no session's time zone comes into it.
+            # timestamptz is the same eight bytes: no session's time zone matters.
             rows = history.table(table).to_arrow_reader(100_000)
             cursor.adbc_ingest(table, rows, mode="append")
 

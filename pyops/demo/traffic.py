@@ -1,8 +1,8 @@
 """Further days in the shop: what a live application would have committed.
 
-Every step of a day is one statement and one transaction, in steps/*.sql; the shop's clock is its
-own, so `updated_at` rises from one transaction to the next and never depends on when this runs.
-Chance is a hash of seed, day, step and row, so one seed on one state gives one outcome.
+Each step of a day is one statement (steps/*.sql) in one transaction. The shop has its own clock, so
+`updated_at` rises with every transaction and never depends on when this runs. Chance is a hash of
+seed, day, step and row: the same seed on the same state gives the same outcome.
 """
 
 from __future__ import annotations
@@ -35,14 +35,7 @@ _DAY = (
 
 @dataclass(frozen=True)
 class Traffic:
-    """What was committed.
-
-    Attributes:
-        first_day: the first of the days.
-        last_day: the last of them.
-        transactions: how many there were.
-        counts: how often each thing happened, such as `orders placed`.
-    """
+    """The days committed, and how often each thing happened, such as `orders placed`."""
 
     first_day: date
     last_day: date
@@ -53,17 +46,7 @@ class Traffic:
 def commit_days(
     dsn: str, *, days: int, seed: int, on_day: Callable[[date], None] = lambda day: None
 ) -> Traffic:
-    """Commits the days after the last one in the database.
-
-    Args:
-        dsn: libpq URI of the shop's database.
-        days: how many, at least one.
-        seed: of the dice.
-        on_day: called after each day, with it.
-
-    Raises:
-        OperationError: the shop is not in this database, or other traffic is on.
-    """
+    """Commits one or more days after the last one in the database; calls ``on_day`` after each."""
     folder = Path(__file__).parent / "steps"
     steps = {name: (folder / f"{name}.sql").read_text() for _, name in _DAY}
     counts: Counter[str] = Counter()
@@ -74,7 +57,7 @@ def commit_days(
         [(is_alone,)] = query(cursor, lock)
         if not is_alone:
             raise OperationError(
-                "traffic is being committed to this shop already", hint="wait until it is done"
+                "another process is committing traffic to this shop", hint="wait until it is done"
             )
         latest = ", ".join(f"(select max(updated_at) from {table})" for table in TABLES)
         first = query(cursor, f"select greatest({latest})")[0][0].date() + timedelta(days=1)
@@ -92,5 +75,5 @@ def commit_days(
 
 
 def _number(text: str) -> int:
-    """A number that the text decides, of 62 bits: the steps add to it."""
+    """A number of 62 bits made from a text: the steps add to it."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 2

@@ -8,6 +8,7 @@ import functools
 import gzip
 import hashlib
 import json
+import logging
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,6 @@ from pyops.commands.snapshot import snapshot
 from pyops.commands.status import status
 from pyops.config.load import load
 from pyops.errors import DataError, OperationError, SchemaChangeError, UsageError
-from pyops.progress import Silent
 from pyops.records import Run
 from pyops.staging.file import Stage
 from pyops.warehouse.committing import Committing
@@ -99,38 +99,38 @@ def b64(data: bytes) -> str:
 # Every sample of the documentation
 
 REFUSED = {  # of those that are no row changes, or say too little to be landed: why
-    "changes_01": "of which table",
+    "changes_01": "it names no table",
     "cloudevents_01": "a CloudEvent",
     "cloudevents_02": "a CloudEvent",
     "cockroach_01": "an empty event",
     "cockroach_02": "it has no op",
     "cockroach_05": "it has no row",
-    "flatten_01": "of which table",
-    "ldm_02": "of which table",
+    "flatten_01": "it names no table",
+    "ldm_02": "it names no table",
     "mysql_01": "it has no op",
     "mysql_02": "a schema change event",
-    "mysql_04": "of which table",
+    "mysql_04": "it names no table",
     "mysql_05": "an empty event",
     "mysql_06": "it has no op",
     "notification_01": "a notification",
     "oracle_01": "it has no op",
     "oracle_03": "it has no op",
-    "oracle_05": "of which table",
+    "oracle_05": "it names no table",
     "oracle_06": "it has no op",
-    "oracle_07": "of which table",
-    "oracle_08": "of which table",
-    "oracle_09": "of which table",
-    "pg_02": "of which table",
+    "oracle_07": "it names no table",
+    "oracle_08": "it names no table",
+    "oracle_09": "it names no table",
+    "pg_02": "it names no table",
     "pg_03": "an empty event",
     "pg_04": "it has no op",
-    "serdes_01": "of which table",
-    "serdes_02": "of which table",
+    "serdes_01": "it names no table",
+    "serdes_02": "it names no table",
     "sqlserver_01": "it has no op",
     "sqlserver_02": "a schema change event",
     "sqlserver_03": "it has no op",
     "sqlserver_04": "an empty event",
     "sqlserver_05": "it has no op",
-    "sqlserver_10": "of which table",
+    "sqlserver_10": "it names no table",
     "sqlserver_12": "a notification",
     "tut_create_01": "it has no op",
     "tut_delete_01": "it has no op",
@@ -173,16 +173,17 @@ def documents(text: str) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, list[str]]:
     """Every sample landed in a table of its own name, and what was said of them."""
-    lab, notes, tables = Lab(tmp_path_factory.mktemp("samples"), ""), Notes(), {}
+    lab, tables = Lab(tmp_path_factory.mktemp("samples"), ""), {}
     for file in sample_files():
         found = list(documents((SAMPLES / file).read_text()))
         sources = [(item.get("payload") or item).get("source") for item in found]
         named = {s["table"] for s in sources if isinstance(s, dict) and s.get("table")}
         lab.put(file, lines(*found))
         tables[file.partition(".")[0]] = {"path": file, "events_of": (named or {"t"}).pop()}
-    [done] = capture(lab.configure_files(tables, type="debezium"), listener=notes)
+    with noted() as notes:
+        [done] = capture(lab.configure_files(tables, type="debezium"))
     assert done.error is None
-    return lab, notes.lines
+    return lab, notes
 
 
 @pytest.mark.parametrize("name", [file.partition(".")[0] for file in sample_files()])
@@ -201,14 +202,21 @@ def test_every_sample_of_the_documentation_lands_or_is_refused_by_name(
     assert name in {*REFUSED, *LANDED, *NOTHING}
 
 
-class Notes(Silent):
-    """A listener that writes down what is worth a line."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
+@contextmanager
+def noted() -> Iterator[list[str]]:
+    """What is logged meanwhile."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("pyops")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel("INFO")
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def test_values_and_position_of_a_sample_are_those_of_the_documentation(lab: Lab) -> None:
@@ -485,11 +493,11 @@ def test_what_has_nothing_to_land_is_counted(lab: Lab) -> None:
             event("m", message={"prefix": "a", "content": "Yg=="}),
         ),
     )
-    notes = Notes()
     project = lab.configure_files({"t": TABLE}, type="debezium")
-    [done] = capture(project, listener=notes)
+    with noted() as notes:
+        [done] = capture(project)
     assert [(run.rows_read, run.rows_written) for run in done.runs] == [(8, 0)]
-    assert notes.lines == [
+    assert notes == [
         "web.t: nothing to land in tombstones (3), heartbeats (2), transaction events (2),"
         " messages (1)"
     ]
@@ -518,18 +526,18 @@ def test_what_cannot_be_landed_is_a_dead_letter_with_its_line_and_the_rest_lands
     )
     [run] = land(lab)
     assert [(line, reason) for _, line, reason in letters(lab)] == [
-        (2, "column 13, byte 13: it ends where a key in quotes should be"),
-        (3, "its op is none of r, c, u, d, t and m"),
+        (2, "column 13, byte 13: unexpected end: expected a key in quotes"),
+        (3, "invalid op: expected r, c, u, d, t or m"),
         (4, "an event of app.public.orders, not of t"),
-        (5, "it has no position in the source: neither lsn, nor file and pos, nor change_lsn,"
-            " scn or ts_ms"),
-        (6, "it has no row: no after, or if it is a d neither before nor a key"),
+        (5, "it has no position in the source: expected lsn, file and pos, change_lsn, scn or"
+            " ts_ms"),
+        (6, "it has no row: expected after or, for a d, before or a key"),
         (7, "a primary key cannot be NULL"),
-        (8, "its key is another before than after; that has to be two events, d and c"),
-        (9, "an event of MongoDB: its documents are no rows"),
-        (10, "it is JSON, but no event"),
-        (11, "its value is a text that holds no JSON"),
-        (13, "byte 9: it is no UTF-8"),
+        (8, "it changes the key: expected two events, d and c, not one u"),
+        (9, "an event of MongoDB, whose documents are not rows"),
+        (10, "valid JSON, but not an event"),
+        (11, "its value is a string that is not JSON"),
+        (13, "byte 9: invalid UTF-8"),
     ]  # fmt: skip
     assert [item.row["id"] for item in events(lab, "t")] == ["1", "9"]
     assert (run.rows_read, run.rows_written, run.rows_dead_lettered) == (13, 2, 11)

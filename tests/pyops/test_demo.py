@@ -320,7 +320,7 @@ def test_up_that_was_killed_is_finished_by_the_next_and_outlives_it(folder: Path
             "dsn": demo.dsn(folder),
         }
         assert "the shop is loaded" in run_demo(folder, "up")
-        assert "the shop was there" in run_demo(folder, "up")
+        assert "the shop was already loaded" in run_demo(folder, "up")
         status = json.loads(run_demo(folder, "status", "--json"))
         assert status["rows"]["order_items"] == 541909
         assert status["last_order_date"] == "2011-12-09"

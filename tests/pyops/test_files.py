@@ -22,7 +22,7 @@ from pyops.errors import DataError, TransientError
 from pyops.sources.files import lines
 from pyops.sources.files.arrive import Arrived, arrive
 from pyops.sources.files.find import Found, find
-from pyops.sources.files.json_faults import find as find_fault
+from pyops.sources.files.json_faults import find_fault
 from tests.pyops.conftest import examples
 
 SETTINGS = {"memory_limit": "160MB", "preserve_insertion_order": False}
@@ -212,7 +212,7 @@ def test_half_a_surrogate_pair_is_refused(lab: Lab) -> None:
     lab.put("a.jsonl", "\n".join(content))
     lab.arrive("a.jsonl", "jsonl")
     assert lab.rows() == [("😀",), (r"\ud83d",)]
-    half = "half of a surrogate pair stands for no character"
+    half = "half a surrogate pair is not a character"
     assert lab.refused == [
         ("a.jsonl", 2, content[1], f"column 8, byte 8: {half}"),
         ("a.jsonl", 3, content[2], f"column 9, byte 9: {half}"),

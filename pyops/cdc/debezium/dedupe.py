@@ -1,7 +1,6 @@
-"""Which events of a load are new to a log, and their places in it. Pure functions.
+"""Which events of a load are new to a log, and their places in it.
 
-Delivery at least once is the normal case: an event that is in the log, or is there twice in one
-load, adds nothing.
+Events are delivered at least once: one that is in the log, or twice in one load, adds nothing.
 """
 
 from collections.abc import Mapping
@@ -17,29 +16,22 @@ _COMPARED = ("_op", "_xid", "_committed_at", "_unchanged")
 
 
 def new_rows(rows: str, columns: Mapping[str, str], log: Mapping[str, str], old: str) -> str:
-    """The SELECT of the events that a log has not, with ``_seq``.
+    """The SELECT of the events in ``rows`` that are not in ``old``, with ``_seq``.
 
-    An event is the same as another if position, operation and all values are equal. Its ``_seq`` is
-    its ``_order`` where it has one; else those of one ``_lsn`` are numbered as they arrived: from 1
-    on, behind what is there, and the rows of a copy below 1, before what happened there.
-
-    Args:
-        rows: The SELECT of what arrived: the columns, the log's own without ``_seq``, and
-            ``_order``, ``_file``, ``_line``, which say in what order.
-        columns: The type of each column of its own.
-        log: The type of each column of the log, without the log's own; empty if there is none.
-        old: The SELECT of the log's events that may be the same.
+    Two events are the same if position, operation and all values are equal. ``_seq`` is ``_order``
+    if there is one. Otherwise the events of one ``_lsn`` are numbered as they arrived: from 1 and
+    after those in the log, but the rows of a snapshot below 1 and before them.
     """
-    there = {name.lower(): (name, type_) for name, type_ in log.items()}
+    unmatched = {name.lower(): (name, type_) for name, type_ in log.items()}
     same = ["o._lsn = n._lsn", *(f"o.{name} IS NOT DISTINCT FROM n.{name}" for name in _COMPARED)]
     for name, new in columns.items():
-        if name.lower() not in there:
+        if name.lower() not in unmatched:
             same.append(f"n.{identifier(name)} IS NULL")
             continue
-        column, type_ = there.pop(name.lower())
+        column, type_ = unmatched.pop(name.lower())
         wide = "" if type_ == new else f"::{common_type(type_, new) or 'VARCHAR'}"
         same.append(f"o.{identifier(column)}{wide} IS NOT DISTINCT FROM n.{identifier(name)}{wide}")
-    same += [f"o.{identifier(name)} IS NULL" for name, _ in there.values()]
+    same += [f"o.{identifier(name)} IS NULL" for name, _ in unmatched.values()]
     is_old = " AND ".join(same)
     identity = listed(["_lsn", "_order", *_COMPARED, *columns])
     arrival = "_file, _line"
@@ -79,8 +71,7 @@ def new_rows(rows: str, columns: Mapping[str, str], log: Mapping[str, str], old:
 class Numbering:
     """Finds the new events of a load, one version of their table after the other.
 
-    What a version adds counts as the log's for the next one. ``repeated`` counts the events that
-    were there before.
+    To the next version, what a version adds is in the log. ``repeated`` counts what was there.
     """
 
     at: Attached
@@ -89,15 +80,13 @@ class Numbering:
     _staged: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
 
     def new_rows(self, rows: str, columns: Mapping[str, str]) -> str:
-        """The SELECT of those of ``rows`` that are new, with ``_seq``.
-
-        What was folded is not there to compare with: nothing from before it is taken again.
-        """
+        """The SELECT of those of ``rows`` that are new, with ``_seq``."""
         log = self.at.columns(self.table.target)
         connection = self.at.connection
         [(count, first, last)] = connection.execute(
             f"SELECT count(*), min(_lsn), max(_lsn) FROM ({rows})"
         ).fetchall()
+        # Folded events are not there to compare with, so nothing that old is taken again.
         rows = f"SELECT * FROM ({rows}) WHERE _lsn > {self.at.compacted_lsn(self.table)}"
         if not count or (log and "_lsn" not in log):  # what is not a log is refused later
             return rows
@@ -124,10 +113,10 @@ class Numbering:
         return f"FROM {staged}"
 
 
-def _evolved(there: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+def _evolved(log: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
     """The columns of a log after rows of other columns."""
-    found = dict(there)
-    for change in compare(there, more, keep=True, otherwise="VARCHAR"):
+    found = dict(log)
+    for change in compare(log, more, keep=True, otherwise="VARCHAR"):
         if change.becomes:
             found[change.column] = change.becomes
     return found

@@ -1,7 +1,7 @@
 """Debezium's change events as SQL over lines of JSON. Pure functions.
 
-The envelope is that of Debezium's connector documentation, "Data change events"; an event may
-stand by itself, in Connect's ``schema`` and ``payload``, and beside its key.
+The envelope is that of Debezium's connector documentation, "Data change events". It may be bare,
+wrapped in Connect's ``schema`` and ``payload``, and accompanied by its key.
 """
 
 import json
@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyops.sources.files.json import NOT_BLANK, marked_if_needed
-from pyops.sql import identifier, literal
+from pyops.sql import identifier, json_pointer, literal
 from pyops.staging import casts
 from pyops.staging.connect_types import UNAVAILABLE, ConnectType, unavailable
 
 COUNTED = ("tombstones", "heartbeats", "transaction events", "messages", "events of other tables")
-# What an event has beside the row, until it has its place in the log.
+# What an event has besides its row, until it gets its place in the log.
 META = {
     "_op": "VARCHAR",
     "_lsn": "BIGINT",
@@ -49,7 +49,7 @@ _BEFORE, _AFTER = "parts[1]", "parts[2]"
 
 
 def fields_of(schema: str | None) -> dict[str, ConnectType]:
-    """The columns of the row in an event's schema, as Connect writes it; none if it names none."""
+    """The columns of the row in an event's Connect schema; none without a schema."""
     for wanted in ("after", "before"):
         for part in _fields(json.loads(schema or "null")):
             if part["field"] == wanted and (fields := _fields(part)):
@@ -65,19 +65,11 @@ def _fields(struct: Any) -> list[dict[str, Any]]:
     ]
 
 
-def parsed(mark: str, *, table: str, takes_its_own: bool, key: tuple[str, ...]) -> str:
-    """The SELECT that takes the lines of ``chunk``, each a text of JSON, apart.
+def parsed(mark: str, *, table: str, skips_others: bool, key: tuple[str, ...]) -> str:
+    """The SELECT that parses the lines of ``chunk``, whose numbers get a mark (see files/json.py).
 
-    Its columns: ``line``; ``text``, the row as a JSON object; ``schema``; ``kind``, one of
-    ``COUNTED`` for what has nothing to land, or ``row``; ``fault``, why it is neither; ``_op``,
-    ``_lsn``, ``_order`` (its place in the transaction, where it has one that is its own),
-    ``_xid``, ``_committed_at``, and ``_unavailable``: whether a value may not have been sent.
-
-    Args:
-        mark: What numbers are marked with, see ``json_rows``.
-        table: The table at the source, as the last of its database, schema and name.
-        takes_its_own: Whether events of other tables are nothing to land, and no fault.
-        key: The columns that identify a row.
+    ``table`` is the name, optionally after schema or database and schema; ``text`` in the result is
+    the row as JSON, ``kind`` is one of COUNTED or ``row``, ``_order`` a place in the transaction.
     """
     w = _NUMBERS
     name = f"concat_ws('.', {w['db']}, nullif({w['schema']}, ''), nullif({w['table']}, ''))"
@@ -86,23 +78,23 @@ def parsed(mark: str, *, table: str, takes_its_own: bool, key: tuple[str, ...]) 
     moved = " OR ".join(f"{_text(_BEFORE, column)} <> {_text(_AFTER, column)}" for column in key)
     other = f"'an event of ' || {name} || {literal(f', not of {table}')}"
     fault = f"""CASE
-        WHEN value IS NULL THEN 'its value is a text that holds no JSON'
+        WHEN value IS NULL THEN 'its value is a string that is not JSON'
         WHEN kind IS NOT NULL THEN NULL
-        WHEN NOT starts_with(event, '{{') THEN 'it is JSON, but no event'
+        WHEN NOT starts_with(event, '{{') THEN 'valid JSON, but not an event'
         WHEN {w["op"]} IS NULL THEN {_named_fault()}
         WHEN {w["connector"]} = 'mongodb' OR list_contains(source_keys, 'collection')
-        THEN 'an event of MongoDB: its documents are no rows'
+        THEN 'an event of MongoDB, whose documents are not rows'
         WHEN {w["op"]} NOT IN ('r', 'c', 'u', 'd', 't')
-        THEN 'its op is none of r, c, u, d, t and m'
-        WHEN {w["table"]} IS NULL OR {w["table"]} = '' THEN 'it does not say of which table it is'
+        THEN 'invalid op: expected r, c, u, d, t or m'
+        WHEN {w["table"]} IS NULL OR {w["table"]} = '' THEN 'it names no table'
         WHEN NOT {is_mine} THEN {other}
-        WHEN lsn IS NULL THEN 'it has no position in the source: neither lsn, nor file and pos,'
-            || ' nor change_lsn, scn or ts_ms'
+        WHEN lsn IS NULL THEN 'it has no position in the source:'
+            || ' expected lsn, file and pos, change_lsn, scn or ts_ms'
         WHEN NOT coalesce(starts_with(row, '{{'), false)
-        THEN 'it has no row: no after, or if it is a d neither before nor a key'
+        THEN 'it has no row: expected after or, for a d, before or a key'
         WHEN {w["op"]} <> 't' AND ({keyless}) THEN 'a primary key cannot be NULL'
         WHEN {w["op"]} = 'u' AND ({moved or "false"})
-        THEN 'its key is another before than after; that has to be two events, d and c'
+        THEN 'it changes the key: expected two events, d and c, not one u'
         END"""
     kind = f"""CASE
         WHEN event = 'null' THEN 'tombstones'
@@ -112,7 +104,7 @@ def parsed(mark: str, *, table: str, takes_its_own: bool, key: tuple[str, ...]) 
             WHEN json_extract(event, '/ts_ms') IS NOT NULL
             AND list_has_all(['ts_ms', 'ts_us', 'ts_ns'], json_keys(event)) THEN 'heartbeats' END
         WHEN {w["op"]} = 'm' THEN 'messages'
-        WHEN {str(takes_its_own).lower()} AND {w["op"]} IN ('r', 'c', 'u', 'd', 't')
+        WHEN {str(skips_others).lower()} AND {w["op"]} IN ('r', 'c', 'u', 'd', 't')
             AND {w["table"]} <> '' AND NOT {is_mine} THEN 'events of other tables'
         END"""
     row = f"""CASE
@@ -121,6 +113,8 @@ def parsed(mark: str, *, table: str, takes_its_own: bool, key: tuple[str, ...]) 
         WHEN {w["op"]} = 'd' THEN key
         WHEN {w["op"]} = 't' THEN '{{}}' END"""
     words = ", ".join(map(literal, _WORDS.values()))
+    # Of these, no two transactions share a position.
+    is_exact = "len(list_intersect(source_keys, ['lsn', 'file', 'change_lsn'])) > 0"
     may_lack = " OR ".join(f"contains(row, {literal(text)})" for text in UNAVAILABLE)
     return f"""
     WITH events AS ({_events(mark)}),
@@ -134,7 +128,7 @@ def parsed(mark: str, *, table: str, takes_its_own: bool, key: tuple[str, ...]) 
     placed AS (SELECT *, {row} AS row, {kind} AS kind, {_position()} AS lsn FROM words),
     judged AS (SELECT *, {fault} AS fault FROM placed)
     SELECT line, row AS text, schema, coalesce(kind, 'row') AS kind, fault, {w["op"]} AS _op,
-        lsn AS _lsn, CASE WHEN {_is_exact()} THEN {_whole(w["order"])} END AS _order,
+        lsn AS _lsn, CASE WHEN {is_exact} THEN {_whole(w["order"])} END AS _order,
         {_whole(w["xid"])} AS _xid, TRY(make_timestamp({_microseconds()})) AS _committed_at,
         {may_lack} AS _unavailable
     FROM judged
@@ -177,16 +171,16 @@ def _is_text(value: str) -> str:
 
 
 def _unpacked(value: str, mark: str) -> str:
-    """JSON that was written into a string, as ``kcat -J`` does; NULL if it is none."""
+    """JSON that was written into a string, as ``kcat -J`` does; NULL if it is not JSON."""
     text = f"json_extract_string({value}, '$')"
     return f"CASE WHEN {casts.is_json(text)} THEN {marked_if_needed(text, mark)} END"
 
 
 def _named_fault() -> str:
-    """What something without an op is, for the reader of its dead letter."""
+    """What a value without an op is."""
     return """CASE
         WHEN len(list_intersect(json_keys(event), ['ddl', 'tableChanges'])) > 0
-        THEN 'a schema change event: it has the DDL of a table, and no row'
+        THEN 'a schema change event: it has DDL, not a row'
         WHEN list_contains(json_keys(event), 'specversion')
         THEN 'a CloudEvent: let the connector write its own envelope'
         WHEN list_contains(json_keys(event), 'aggregate_type')
@@ -196,12 +190,9 @@ def _named_fault() -> str:
 
 
 def _position() -> str:
-    """One BIGINT that orders the events of a row as they happened.
-
-    PostgreSQL's is the change's own LSN, MySQL's the number of the binlog file and the place in it,
-    SQL Server's the three parts of its LSN packed, Oracle's the SCN. Others have but the time of
-    the change, in nanoseconds.
-    """
+    """One BIGINT that orders the events of a row as they happened."""
+    # PostgreSQL has an LSN for each change, MySQL a file and a place in it, SQL Server an LSN of
+    # three parts, Oracle an SCN. Others have only the time of the change, in nanoseconds.
     w = _NUMBERS
     number = f"TRY_CAST(regexp_extract({w['file']}, '\\d+$') AS BIGINT)"
     place = _whole(w["pos"])
@@ -220,11 +211,6 @@ def _position() -> str:
         ELSE coalesce({_whole(w["ts_ns"])}, TRY({_microseconds()} * 1000)) END"""
 
 
-def _is_exact() -> str:
-    """The condition that no two transactions share a position."""
-    return "len(list_intersect(source_keys, ['lsn', 'file', 'change_lsn'])) > 0"
-
-
 def _microseconds() -> str:
     w = {name: _whole(word) for name, word in _NUMBERS.items() if name.startswith("ts_")}
     return (
@@ -238,26 +224,17 @@ def _whole(word: str) -> str:
 
 
 def _text(row: str, column: str) -> str:
-    pointer = "/" + column.replace("~", "~0").replace("/", "~1")
-    return f"json_extract_string({row}, {literal(pointer)})"
+    return f"json_extract_string({row}, {literal(json_pointer(column))})"
 
 
 def lacking(columns: Mapping[str, str | None]) -> str:
-    """The SELECT that says of each column whether it has a value that was not sent.
-
-    Args:
-        columns: The salt of each column whose texts are hashes, and None of each other one.
-    """
+    """Selects whether each column has a value that was not sent, given the salt of hashed ones."""
     found = ", ".join(f"coalesce(bool_or({_stands_for(*item)}), false)" for item in columns.items())
     return f"SELECT {found} FROM arrived WHERE _unavailable"
 
 
 def without_unavailable(columns: Mapping[str, str | None]) -> str:
-    """The UPDATE that writes down which values were not sent, and takes out what stands for them.
-
-    Args:
-        columns: As in ``lacking``.
-    """
+    """The UPDATE that notes which values were not sent, and removes what stands for them."""
     names, sets = [], []
     for name, salt in columns.items():
         found, column = _stands_for(name, salt), identifier(name)

@@ -95,7 +95,7 @@ class StagedEvents:
         query = parsed(
             mark,
             table=config.events_of or self.table.name,
-            takes_its_own=config.events_of is not None,
+            skips_others=config.events_of is not None,
             key=config.primary_key,
         )
         with registered(connection, lines):

@@ -22,12 +22,7 @@ from pyops.sources.files.parquet import land_parquet
 from pyops.sql import identifier
 
 _BLOCK = 1 << 20
-_LAND = {
-    "csv": land_csv,
-    "jsonl": land_lines,
-    "json": land_document,
-    "parquet": land_parquet,
-}
+_LAND = {"csv": land_csv, "jsonl": land_lines, "json": land_document, "parquet": land_parquet}
 REFUSED = "CREATE TABLE refused (_file VARCHAR, _line BIGINT, payload VARCHAR, reason VARCHAR)"
 
 

@@ -1,4 +1,4 @@
-"""CSV (RFC 4180) into columns of texts, with no loop over rows.
+"""CSV (RFC 4180) into columns of texts, without a loop over rows.
 
 DuckDB's own reader loses a record whose quote is never closed, drops blanks before a quote and
 counts records for lines; so records are cut by counting quotes, and split by one pattern.
@@ -17,23 +17,13 @@ from pyops.sql import identifier, literal
 
 _FIELD = r',("(?:[^"]|"")*"|[^",\r\n]*)'
 _RECORD = r'(?:,(?:"(?:[^"]|"")*"|[^",\r\n]*))*'
+_HEADER = "the first line of a CSV file names its columns"
 
 
 def land_csv(
     connection: duckdb.DuckDBPyConnection, columns: dict[str, str], path: Path, name: str
 ) -> tuple[list[str], list[Refused]]:
-    """Lands a file of comma-separated values, with a header, in the table ``arrived``.
-
-    A field without quotes and without characters is NULL, one of two quotes is the empty text.
-    Blank lines are skipped, but where there is one column: there each is a NULL. Blanks belong to
-    their field.
-
-    Returns:
-        The header's names; and the records with too few or too many fields or stray quotes.
-
-    Raises:
-        DataError: There is no header, or none that can name columns.
-    """
+    """Lands a file in ``arrived``; an empty field is NULL without quotes, a text with them."""
     header: list[str] | None = None
     refused: list[Refused] = []
     for chunk in chunks(path, name, quoted=True):
@@ -41,9 +31,8 @@ def land_csv(
         refused += chunk.refused
         if header is None:
             header = _header(table, refused, name)
-            add_columns(
-                connection, columns, {c: "VARCHAR" for c in header if c not in columns}, name
-            )
+            new = {column: "VARCHAR" for column in header if column not in columns}
+            add_columns(connection, columns, new, name)
             table = table.slice(1)
         for is_quoted in (False, True):
             with registered(connection, table):
@@ -52,11 +41,8 @@ def land_csv(
                 _insert(connection, header, name, is_quoted=is_quoted)
             refused += bad
     if header is None:
-        raise DataError(f"{name} is empty: it has no header", hint=_HEADER)
+        raise DataError(f"{name}: no header: the file is empty", hint=_HEADER)
     return header, refused
-
-
-_HEADER = "the first line of a CSV file names its columns"
 
 
 def _header(table: pa.Table, refused: list[Refused], name: str) -> list[str]:
@@ -72,7 +58,7 @@ def _header(table: pa.Table, refused: list[Refused], name: str) -> list[str]:
     ]
     for number, column in enumerate(names, 1):
         if not column.strip() or re.search(r"[\x00-\x1f]", column):
-            raise DataError(f"{where}: the header's column {number} has no name", hint=_HEADER)
+            raise DataError(f"{where}: column {number} of the header has no name", hint=_HEADER)
         if column in names[: number - 1]:
             raise DataError(f"{where}: the header has {column!r} twice", hint=_HEADER)
     return names
@@ -84,6 +70,7 @@ def _records(header: list[str], *, is_quoted: bool) -> str:
     if is_quoted:
         split = f"regexp_extract_all(',' || text, {literal(_FIELD)}, 1)"
         has_quotes = "contains(text, '\"')"
+    # In a file of one column, a blank line is a record: a NULL.
     skips_blank = " AND text <> ''" if len(header) > 1 else ""
     return f"SELECT line, text, {split} AS f FROM chunk WHERE {has_quotes}{skips_blank}"
 
@@ -103,6 +90,14 @@ def _bad(
     ]
 
 
+def _reason(text: str, fields: int, expected: int, *, is_record: bool) -> str:
+    if is_record:
+        return f"expected {expected} fields, found {fields}"
+    if text.count('"') % 2:
+        return "a quote is never closed"
+    return "a field without quotes has a quote or a carriage return inside"
+
+
 def _insert(
     connection: duckdb.DuckDBPyConnection, header: list[str], name: str, *, is_quoted: bool
 ) -> None:
@@ -119,11 +114,3 @@ def _insert(
         f"INSERT INTO arrived BY NAME SELECT {literal(name)} AS _file, line AS _line{values}"
         f" FROM ({_records(header, is_quoted=is_quoted)})"
     )
-
-
-def _reason(text: str, fields: int, expected: int, *, is_record: bool) -> str:
-    if is_record:
-        return f"it has {fields} fields, not {expected}"
-    if text.count('"') % 2:
-        return "a quote is opened and never closed"
-    return "a quote or a carriage return stands inside a field without quotes"

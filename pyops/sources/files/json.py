@@ -7,7 +7,7 @@ text; after the extraction the mark is removed, and nested numbers become number
 
 import random
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from pyops.sources.files.arrived import TAKEN, add_columns, memory_for, register
 from pyops.sources.files.lines import (
     CHUNK_BYTES,
     LONGEST,
+    Chunk,
     Refused,
     chunks,
     encoding_fault,
@@ -112,14 +113,16 @@ class Rows:
         if not mark:
             mark = free_mark(table)
             text = marked_if_needed("text", mark)
-        others = table.column_names[2:]
-        columns = "".join(
-            f", {self.value(key, _value(f'v[{number}]', mark))} AS {identifier(key)}"
-            for number, key in enumerate(keys, 1)
-        )
+        selected = [
+            f"{literal(name)} AS _file, line AS _line",
+            *table.column_names[2:],
+            *(
+                f"{self.value(key, _value(f'v[{number}]', mark))} AS {identifier(key)}"
+                for number, key in enumerate(keys, 1)
+            ),
+        ]
         self.connection.execute(
-            f"INSERT INTO arrived BY NAME SELECT {literal(name)} AS _file, line AS _line"
-            f"{''.join(f', {other}' for other in others)}{columns}"
+            f"INSERT INTO arrived BY NAME SELECT {', '.join(selected)}"
             f" FROM (SELECT * EXCLUDE (text), {values} AS v"
             f" FROM (SELECT * REPLACE ({text} AS text) FROM chunk WHERE {NOT_BLANK}))"
         )
@@ -132,13 +135,18 @@ def land_lines(
     connection: duckdb.DuckDBPyConnection, columns: dict[str, str], path: Path, name: str
 ) -> tuple[Collection[str], list[Refused]]:
     """Lands a file of JSON objects, one a line."""
-    rows = Rows(connection, columns)
+    return _land(Rows(connection, columns), chunks(path, name, quoted=False), name)
+
+
+def _land(
+    rows: Rows, parts: Iterable[Chunk], name: str, *, mark: str = ""
+) -> tuple[Collection[str], list[Refused]]:
     keys: set[str] = set()
     refused: list[Refused] = []
-    for chunk in chunks(path, name, quoted=False):
-        some, more = rows.land(chunk.table, name)
-        keys |= {*some}
-        refused += [*chunk.refused, *more]
+    for part in parts:
+        some, more = rows.land(part.table, name, mark=mark)
+        keys.update(some)
+        refused += [*part.refused, *more]
     return keys, refused
 
 
@@ -177,15 +185,9 @@ def land_document(
         ).to_arrow_table()
     texts = found["elements"].combine_chunks().flatten()
     table = pa.table({"line": pc.cumulative_sum(pa.repeat(1, len(texts))), "text": texts})
-    rows = Rows(connection, columns)
-    keys: set[str] = set()
-    refused: list[Refused] = []
     step = max(1, int(table.num_rows * CHUNK_BYTES / max(table.nbytes, 1)))
-    for start in range(0, table.num_rows, step):
-        some, more = rows.land(table.slice(start, step), name, mark=mark)
-        keys |= {*some}
-        refused += more
-    return keys, refused
+    parts = (Chunk(table.slice(start, step), []) for start in range(0, table.num_rows, step))
+    return _land(Rows(connection, columns), parts, name, mark=mark)
 
 
 def marked(text: str, mark: str) -> str:

@@ -1,7 +1,4 @@
-"""Where a text is no JSON, and why. For texts that were refused: a loop over tokens.
-
-The grammar is RFC 8259's, without its liberties: half a surrogate pair stands for no text.
-"""
+"""Where a refused text stops being JSON, and why (RFC 8259; half a surrogate pair is an error)."""
 
 import re
 
@@ -25,24 +22,18 @@ _WANTED = {
 
 
 def describe(text: str, *, skipped: int = 0, lines: bool = True) -> str:
-    """Says where a text stops being JSON and what was expected there; positions count from 1.
-
-    Args:
-        text: What was refused.
-        skipped: Bytes before it that count as well.
-        lines: Whether the text has lines, or is one.
-    """
-    offset, problem = find(text) or (0, "it is no JSON that can be stored")
+    """Says where and why in positions from 1; ``skipped`` bytes before the text count as well."""
+    offset, problem = find_fault(text) or (0, "valid JSON, but it cannot be stored")
     column = offset - text.rfind("\n", 0, offset)
     byte = len(text[:offset].encode("utf-8", "replace")) + 1 + skipped
     line = f"line {text.count(chr(10), 0, offset) + 1}, " if lines else ""
     return f"{line}column {column}, byte {byte}: {problem}"
 
 
-def find(text: str) -> tuple[int, str] | None:
+def find_fault(text: str) -> tuple[int, str] | None:
     """The offset of the first fault, and what it is; None if there is none."""
     state, position = "value", 0
-    brackets: list[str] = []  # the closing ones that are awaited
+    brackets: list[str] = []  # that are still to be closed, as their closing ones
     while position < len(text):
         token = _TOKEN.match(text, position)
         if token is None:
@@ -50,17 +41,17 @@ def find(text: str) -> tuple[int, str] | None:
         kind, word = token.lastgroup, token[0]
         if kind is not None:
             if kind == "string" and (half := _half_pair(word)) is not None:
-                return position + half, "half of a surrogate pair stands for no character"
+                return position + half, "half a surrogate pair is not a character"
             following = _following(state, kind, word, brackets)
             if following is None:
-                return position, f"{_WANTED[state]} should be here"
+                return position, f"expected {_WANTED[state]}"
             state = following
         position = token.end()
-    return None if state == "end" else (position, f"it ends where {_WANTED[state]} should be")
+    return None if state == "end" else (position, f"unexpected end: expected {_WANTED[state]}")
 
 
 def _following(state: str, kind: str, word: str, brackets: list[str]) -> str | None:
-    """The state behind a token; None if the token cannot be there."""
+    """The state after a token; None if the token cannot be there."""
     if kind == "mark" and word in "]}":
         closes = state == "next" or state == {"]": "first", "}": "first key"}[word]
         if not closes or not brackets or brackets.pop() != word:
@@ -83,20 +74,19 @@ def _following(state: str, kind: str, word: str, brackets: list[str]) -> str | N
 
 
 def _inside(text: str, position: int, state: str) -> tuple[int, str]:
-    """The fault of what is no token."""
     if text[position] != '"':
-        return position, f"{_WANTED[state]} should be here"
+        return position, f"expected {_WANTED[state]}"
     so_far = _STRING_SO_FAR.match(text, position)
     end = so_far.end() if so_far else position
     if end == len(text):
-        return position, "the string is not closed"
+        return position, "the string is never closed"
     if text[end] == "\\":
-        return end, "the string has an escape that is none"
+        return end, "the string has an invalid escape"
     return end, "the string has a control character"
 
 
 def _half_pair(string: str) -> int | None:
-    """Where a string has an escape of half a surrogate pair."""
+    """Where a string has an escape of half a surrogate pair; None if nowhere."""
     if "\\u" not in string:
         return None
     high = -6  # where the last first half was

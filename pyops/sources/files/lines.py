@@ -1,4 +1,4 @@
-"""Text files as columns of lines, chunk by chunk, with bounded memory and no loop over lines."""
+"""Text files as columns of lines, in chunks of bounded memory, without a loop over lines."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _FOREIGN = {  # the longer ones first: UTF-32's begins like UTF-16's
 
 @dataclass(frozen=True)
 class Refused:
-    """What could not be parsed: its line in the file, itself, and why."""
+    """What could not be parsed, its line in the file, and why."""
 
     line: int
     payload: str
@@ -33,32 +33,14 @@ class Refused:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some lines or records of a file.
+    """Some lines, as ``line`` (BIGINT, from 1) and ``text`` (large_string); not UTF-8: refused."""
 
-    Attributes:
-        data: Their bytes.
-        table: ``line`` (BIGINT, from 1) and ``text`` (large_string) of those that are UTF-8;
-            records come without the line's end.
-        refused: Those that are not.
-    """
-
-    data: bytes
     table: pa.Table
     refused: list[Refused]
 
 
 def chunks(path: Path, name: str, *, quoted: bool) -> Iterator[Chunk]:
-    """Reads a file of UTF-8 text; a byte order mark is skipped.
-
-    Args:
-        path: The file.
-        name: What errors call it.
-        quoted: Whether a line feed between quotes ends no record.
-
-    Raises:
-        DataError: It is UTF-16 or UTF-32, or has a line or record of more than 64 MB.
-    """
-    cut = _last_record_end if quoted else _last_line_end
+    """Reads UTF-8 text by lines or, if ``quoted``, by records, which go on within quotes."""
     what = "record" if quoted else "line"
     rest, line = b"", 1
     with path.open("rb") as file:
@@ -67,27 +49,22 @@ def chunks(path: Path, name: str, *, quoted: bool) -> Iterator[Chunk]:
             read = start + file.read(CHUNK_BYTES)
             start = b""
             data = rest + read
-            end = cut(data) if read else len(data)
+            end = _last_end(data, quoted=quoted) if read else len(data)
             if max(end if not rest else 0, len(data) - end) > LONGEST:
                 raise DataError(
                     f"{name}, line {line}: a {what} of more than {LONGEST >> 20} MB",
                     hint="is a quote left open?" if quoted else "is it really a file of lines?",
                 )
             if end:
-                done = data[:end]
-                yield _chunk(done, line, quoted=quoted)
-                line += done.count(b"\n")
+                yield _chunk(data[:end], line, quoted=quoted)
+                line += data.count(b"\n", 0, end)
             if not read:
                 return
             rest = data[end:]
 
 
 def without_mark(head: bytes, name: str) -> bytes:
-    """A file's first bytes without the mark of UTF-8.
-
-    Raises:
-        DataError: They have the mark of another encoding.
-    """
+    """A file's first bytes without UTF-8's byte order mark; another encoding's is a DataError."""
     for mark, encoding in _FOREIGN.items():
         if head.startswith(mark):
             raise DataError(
@@ -97,14 +74,10 @@ def without_mark(head: bytes, name: str) -> bytes:
     return head.removeprefix(_BOM)
 
 
-def _last_line_end(data: bytes) -> int:
-    return data.rfind(b"\n") + 1
-
-
-def _last_record_end(data: bytes) -> int:
-    """Behind the last line feed that has an even number of quotes before it."""
+def _last_end(data: bytes, *, quoted: bool) -> int:
+    """The end of the last line, or of the last one with an even number of quotes before it."""
     end = data.rfind(b"\n") + 1
-    quotes = data.count(b'"', 0, end)
+    quotes = data.count(b'"', 0, end) if quoted else 0
     while end and quotes % 2:
         before = data.rfind(b"\n", 0, end - 1) + 1
         quotes -= data.count(b'"', before, end)
@@ -121,7 +94,7 @@ def _chunk(data: bytes, first: int, *, quoted: bool) -> Chunk:
     refused: list[Refused] = []
     try:
         texts = texts.cast(pa.large_string())
-    except pa.ArrowInvalid:  # some bytes are no UTF-8: now line by line
+    except pa.ArrowInvalid:  # some bytes are not UTF-8: now line by line
         readable = []
         for line, text in zip(numbers.to_pylist(), texts.to_pylist(), strict=True):
             fault = encoding_fault(text)
@@ -135,11 +108,11 @@ def _chunk(data: bytes, first: int, *, quoted: bool) -> Chunk:
         texts = pc.ascii_rtrim(texts, "\r\n")
     table = pa.table({"line": numbers, "text": texts})
     batches = table.to_batches(max_chunksize=_BATCH)  # for DuckDB's threads
-    return Chunk(data, pa.Table.from_batches(batches, table.schema), refused)
+    return Chunk(pa.Table.from_batches(batches, table.schema), refused)
 
 
 def _joined(data: bytes, texts: pa.Array, numbers: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """Lines put together to records: one that opens a quote goes on to the line that closes it."""
+    """Lines joined to records: one that opens a quote goes on to the line that closes it."""
     odd = pc.bit_wise_and(pc.count_substring(texts, b'"').cast(pa.int64()), 1)
     if not pc.any(pc.equal(odd, 1)).as_py():
         return texts, numbers
@@ -155,16 +128,16 @@ def _joined(data: bytes, texts: pa.Array, numbers: pa.Array) -> tuple[pa.Array, 
 
 
 def escaped(data: bytes) -> str:
-    r"""Bytes as text, those that are no UTF-8 as ``\xNN``."""
+    r"""Bytes as text, with invalid UTF-8 as ``\xNN``."""
     return data.decode("utf-8", "backslashreplace")
 
 
 def encoding_fault(data: bytes) -> str:
-    """Where bytes are no UTF-8; empty if they are."""
+    """Where bytes are not UTF-8; empty if they are."""
     try:
         data.decode()
     except UnicodeDecodeError as error:
-        return f"byte {error.start + 1}: it is no UTF-8"
+        return f"byte {error.start + 1}: invalid UTF-8"
     return ""
 
 

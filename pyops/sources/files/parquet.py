@@ -49,7 +49,8 @@ def land_parquet(
         if before is None:
             new[column] = landed
         elif before != landed:
-            both = _both(before, landed)
+            are_integers = before in _INTEGERS and landed in _INTEGERS
+            both = max(before, landed, key=_INTEGERS.index) if are_integers else "VARCHAR"
             if both != before:
                 connection.execute(
                     f"ALTER TABLE arrived ALTER {identifier(column)} SET DATA TYPE {both}"
@@ -89,9 +90,3 @@ def _column(name: str, type_: str) -> tuple[str, str]:
         exact = re.sub(r"DECIMAL\(\d+,\d+\)", "VARCHAR", type_)
         return "JSON", f"to_json({column}::{exact})"
     return "VARCHAR", f"{column}::VARCHAR"
-
-
-def _both(one: str, other: str) -> str:
-    if one in _INTEGERS and other in _INTEGERS:
-        return max(one, other, key=_INTEGERS.index)
-    return "VARCHAR"
