@@ -9,7 +9,7 @@ import re
 
 from pyops.errors import UsageError
 from pyops.sql import identifier
-from pyops.staging.postgres_types import ColumnMapping
+from pyops.staging.columns import ColumnMapping
 
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
 _ALIASES = {
@@ -45,11 +45,7 @@ _STRINGS = r'"(?:[^"\\]|\\.)*"'
 
 
 def check_type(name: str) -> str:
-    """The DuckDB name of a type that a column of texts may have; ``int`` is INTEGER.
-
-    Raises:
-        UsageError: There is no such type.
-    """
+    """The DuckDB name of a type that a column of texts may have; ``int`` is INTEGER."""
     match = re.fullmatch(r"([a-z0-9 ]+?)(?:\((\d+)(?:,(\d+))?\))?", _squeezed(name))
     base = match[1].upper() if match else ""
     base = _ALIASES.get(base, base)
@@ -83,12 +79,7 @@ def _nearest(name: str, base: str) -> str:
 
 
 def mapping_of(column: str, type_: str) -> ColumnMapping:
-    """Says how a column that arrived as text is landed.
-
-    Args:
-        column: Its name.
-        type_: Its DuckDB type, as ``check_type`` names it.
-    """
+    """Says how a column that arrived as text gets a type that ``check_type`` has named."""
     name = identifier(column)
     if type_ == "VARCHAR":
         return ColumnMapping(type_, "", name)
@@ -97,12 +88,7 @@ def mapping_of(column: str, type_: str) -> ColumnMapping:
 
 
 def conversion(name: str, type_: str) -> tuple[str, str]:
-    """The DuckDB expression that gives a text a type, NULL where it cannot; and why it cannot.
-
-    Args:
-        name: The expression of the text.
-        type_: A DuckDB type but VARCHAR, as ``check_type`` names it.
-    """
+    """The DuckDB expression that gives a text a type, NULL where it cannot; and why it cannot."""
     if type_ in _INTEGERS:
         return _matching(name, r"[+-]?\d+", type_), f"{type_} holds whole numbers of its range only"
     if type_.startswith("DECIMAL"):

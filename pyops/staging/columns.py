@@ -1,23 +1,111 @@
-"""Stand-in."""
+"""How columns reach the warehouse, and what a dead letter says of a row. Pure functions."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pyops.sql import identifier, literal
-from pyops.staging.file import DEAD_LETTER
-from pyops.staging.postgres_types import ColumnMapping
 
-__all__ = ["DEAD_LETTER", "ColumnMapping", "key_json"]
+
+@dataclass(frozen=True)
+class ColumnMapping:
+    """How the values of one column reach the warehouse.
+
+    They get the DuckDB type ``warehouse``. The PostgreSQL expression ``select`` asks for them; the
+    DuckDB expressions ``convert`` and ``text`` type what arrived, NULL where that cannot be, and
+    write it into a dead letter. ``fault`` says why it cannot be; empty if it always can.
+    """
+
+    warehouse: str
+    select: str
+    convert: str
+    fault: str = ""
+    text: str = ""
+
+
+# ``_fault`` is a list of these: to write a struct's columns of nothing but NULLs takes longer than
+# to write one of the rows' own.
+_FAULT = ("key", "column_name", "value", "reason", "payload", "file", "line")
+DEAD_LETTER = ", ".join(  # the columns of a dead letter, from a row's fault
+    f"_fault[{n}]{'::BIGINT' * (name == 'line')} AS {name}" for n, name in enumerate(_FAULT, 1)
+)
 
 
 def key_json(columns: Mapping[str, str], key: Sequence[str], *, of: str = "") -> str:
-    """Stand-in."""
+    """The DuckDB expression for a typed row's key, a JSON object of texts, as in dead letters.
+
+    ``columns`` has the type of each column; ``of`` is the alias of the row's table.
+    """
     prefix = f"{of}." if of else ""
+    return _json({name: text_of(prefix + identifier(name), columns[name]) for name in key})
 
-    def text(name: str) -> str:
-        column = f"{prefix}{identifier(name)}"
-        if columns.get(name) == "BLOB":
-            return rf"'\x' || lower(hex({column}))"
-        return f"{column}::VARCHAR"
 
-    texts = ", ".join(f"{literal(name)}: {text(name)}" for name in key)
-    return f"to_json({{{texts}}})::VARCHAR"
+def typed(
+    mappings: Mapping[str, ColumnMapping],
+    key: tuple[str, ...],
+    *,
+    required: bool = True,
+    where: str = "true",
+) -> str:
+    """The SELECT that types each column and describes the first fault of a row in ``_fault``.
+
+    ``required`` makes a NULL in a key column a fault; ``where`` chooses rows of what arrived.
+    """
+    raw = {
+        name: mapping.text or text_of(identifier(name), mapping.warehouse)
+        for name, mapping in mappings.items()
+    }
+    mark = "_"  # in front of the names of converted columns, so that they are no other's
+    while any(name.startswith(mark) for name in mappings):
+        mark += "_"
+    converted = {name: identifier(f"{mark}{n}") for n, name in enumerate(mappings)}
+    faults = []  # column, reason, condition
+    for name, mapping in mappings.items():
+        column = identifier(name)
+        if mapping.fault:
+            condition = f"{column} IS NOT NULL AND {converted[name]} IS NULL"
+            faults.append((name, mapping.fault, condition))
+        if required and name in key:
+            faults.append((name, "a primary key cannot be NULL", f"{column} IS NULL"))
+    columns = ", ".join(f"{converted[name]} AS {identifier(name)}" for name in mappings)
+    conversions = ", ".join(f"{item.convert} AS {converted[n]}" for n, item in mappings.items())
+    arrived = f"(SELECT *, {conversions} FROM arrived WHERE {where})"
+    if not faults:
+        return f"SELECT {columns}, NULL::VARCHAR[] AS _fault FROM {arrived}"
+    # The fault's number first, what it stands for second: the statement grows with the columns,
+    # not with their square.
+    numbers = " ".join(f"WHEN {fault[2]} THEN {n}" for n, fault in enumerate(faults, 1))
+    described = {
+        "column_name": f"[{', '.join(literal(fault[0]) for fault in faults)}][_fault]",
+        "value": f"[{', '.join(raw[fault[0]] for fault in faults)}][_fault]",
+        "reason": f"[{', '.join(literal(fault[1]) for fault in faults)}][_fault]",
+        "key": _json(  # as ``key_json`` has it of the row once it is landed
+            {
+                name: f"coalesce({text_of(converted[name], mappings[name].warehouse)}, {raw[name]})"
+                for name in key
+            }
+        ),
+        "payload": _json(raw),
+        "file": "_file" if "_file" in mappings else "NULL",
+        "line": "_line::VARCHAR" if "_file" in mappings else "NULL",
+    }
+    values = ", ".join(described[name] for name in _FAULT)
+    fault = f"CASE WHEN _fault IS NOT NULL THEN [{values}] END"
+    numbered = f"SELECT *, CASE {numbers} END AS _fault FROM {arrived}"
+    return f"SELECT {columns}, {fault} AS _fault FROM ({numbered})"
+
+
+def row_json(columns: Mapping[str, str]) -> str:
+    """The DuckDB expression for a typed row as a JSON object of texts."""
+    return key_json(columns, list(columns))
+
+
+def text_of(expression: str, type_: str) -> str:
+    """The DuckDB expression for a typed value's text, as dead letters have it."""
+    if type_ == "BLOB":
+        return rf"'\x' || lower(hex({expression}))"
+    return f"({expression})::VARCHAR"
+
+
+def _json(values: Mapping[str, str]) -> str:
+    struct = ", ".join(f"{literal(name)}: {text}" for name, text in values.items())
+    return f"to_json({{{struct}}})::VARCHAR" if values else "NULL::VARCHAR"

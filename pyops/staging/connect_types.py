@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pyops.errors import UsageError
 from pyops.sql import identifier, literal
 from pyops.staging import casts
-from pyops.staging.postgres_types import ColumnMapping
+from pyops.staging.columns import ColumnMapping
 
 _PLACEHOLDER = "__debezium_unavailable_value"
 # What stands for a value that was not sent: itself, its base64, its bytes as numbers.
@@ -80,12 +80,9 @@ _LAST_UHUGEINT = 2**128 - 1
 class ConnectType:
     """The schema of one column.
 
-    Attributes:
-        base: Its type, like ``int64``.
-        name: What it stands for, like ``io.debezium.time.MicroTimestamp``; empty if for itself.
-        scale: The digits behind the point, of a Decimal.
-        precision: All its digits; None where the schema does not say.
-        length: How many bits, of Bits.
+    ``base`` is its type, like ``int64``; ``name`` what it stands for, like
+    ``io.debezium.time.MicroTimestamp``. Of a Decimal, ``scale`` digits are after the point, of
+    ``precision`` if the schema says so; of Bits there are ``length``.
     """
 
     base: str
@@ -114,11 +111,7 @@ class ConnectType:
 
 
 def check_type(name: str) -> str:
-    """A type that the configuration may name: DuckDB's, or one of Debezium's and Connect's.
-
-    Raises:
-        UsageError: There is no such type.
-    """
+    """A type that the configuration may name: DuckDB's, or one of Debezium's and Connect's."""
     if _named(name) is not None:
         return name
     return casts.check_type(name)
@@ -246,13 +239,10 @@ def _bits(name: str, length: int | None) -> str:
 
 
 def unavailable(masked_with: str | None = None) -> str:
-    """The SQL list of the texts that stand for a value that was not sent.
+    """The SQL list of the texts that stand for a value that was not sent, or of their hashes.
 
     They are those of PostgreSQL's connector (UnchangedToastedPlaceholder): of texts and bytes by
     themselves, in an array or in a map.
-
-    Args:
-        masked_with: The salt, if the column's texts are hashes.
     """
     word, base64, numbers = UNAVAILABLE
     found = [word, base64, f'["{word}"]', f'["{base64}"]', f"[{numbers}]", f'{{"{word}":"{word}"}}']

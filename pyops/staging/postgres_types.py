@@ -13,6 +13,7 @@ another NaN, and ends at 131,068 digits.
 from dataclasses import dataclass
 
 from pyops.sql import identifier, literal
+from pyops.staging.columns import ColumnMapping
 
 # The microseconds and days between PostgreSQL's epoch (2000-01-01) and the Unix epoch.
 _EPOCH_US = 946_684_800_000_000
@@ -51,35 +52,14 @@ _NUMBERS = {"int2", "int4", "int8", "oid", "float4", "float8", "numeric"}
 class PostgresType:
     """A column's type as PostgreSQL's catalog has it, domains resolved to their base type.
 
-    Attributes:
-        name: ``pg_type.typname``; empty for a type from outside ``pg_catalog``.
-        modifier: ``atttypmod``, -1 for none.
-        element: For an array whose elements a comma separates, its element type's name (empty
-            for one from outside ``pg_catalog``); None for anything else.
+    ``name`` is ``pg_type.typname``, empty for a type from outside ``pg_catalog``; ``modifier`` is
+    ``atttypmod``, -1 for none; ``element`` is an array's element type likewise, None for anything
+    but an array whose elements a comma separates.
     """
 
     name: str
     modifier: int = -1
     element: str | None = None
-
-
-@dataclass(frozen=True)
-class ColumnMapping:
-    """How the values of one column reach the warehouse.
-
-    Attributes:
-        warehouse: The DuckDB type they get.
-        select: The PostgreSQL expression that asks for them.
-        convert: The DuckDB expression that types what arrived; NULL where it cannot.
-        fault: Why a value may have no place in the warehouse; empty if every value has one.
-        text: The DuckDB expression that writes what arrived as text, for a dead letter.
-    """
-
-    warehouse: str
-    select: str
-    convert: str
-    fault: str = ""
-    text: str = ""
 
 
 def mapping_of(column: str, type_: PostgresType) -> ColumnMapping:
@@ -141,7 +121,7 @@ def as_text(expression: str) -> str:
 
 
 def masked(column: str, salt_setting: str) -> ColumnMapping:
-    """Says how a masked column is landed: its text, salted and hashed by the server's query.
+    """Says how a masked column is mapped: its text, salted and hashed by the server's query.
 
     The salt is a setting of the session, so it stands in no statement that the server may log.
     """
@@ -152,12 +132,7 @@ def masked(column: str, salt_setting: str) -> ColumnMapping:
 
 
 def hashed(text: str, salt: str) -> ColumnMapping:
-    """Says how a masked column is landed that arrives in clear: hashed, in dead letters too.
-
-    Args:
-        text: The DuckDB expression for its text.
-        salt: What is hashed in front of it.
-    """
+    """Says how a masked column is mapped that arrives in clear: hashed, in dead letters too."""
     digest = f"sha256({literal(salt)} || {text})"
     return ColumnMapping("VARCHAR", "", digest, text=digest)
 

@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Generic, TypeVar
 
+import pyarrow as pa
+
+from pyops.staging.memory import Width
+
 _T = TypeVar("_T")
 
 
 class Prefetch(Generic[_T]):
     """Iterates over items that a thread reads ahead, two at most.
 
-    Attributes:
-        failure: What the reading failed with; it is raised behind the last item.
+    ``failure`` is what the reading failed with; it is raised after the last item.
     """
 
     def __init__(self, items: Iterator[_T]) -> None:
@@ -52,3 +55,37 @@ class Prefetch(Generic[_T]):
         while self._thread.is_alive():
             cancel()
             self._thread.join(timeout=0.1)
+
+
+class Batches(Prefetch[pa.RecordBatch]):
+    """Batches that are read ahead, and counted.
+
+    Before wider rows than any before are handed on, ``widened`` is told how many bytes as many of
+    them as DuckDB takes at once may have.
+    """
+
+    def __init__(
+        self,
+        batches: Iterator[pa.RecordBatch],
+        progress: Callable[[int, int], None],
+        widened: Callable[[int], None],
+    ) -> None:
+        super().__init__(self._measured(batches))
+        self.rows = 0
+        self.bytes = 0
+        self._progress = progress
+        self._widened = widened
+
+    def _measured(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        width = Width()
+        for batch in batches:
+            if width.add(batch.num_rows, batch.nbytes):
+                self._widened(width.widest)
+            yield batch
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        for batch in super().__iter__():
+            self.rows += batch.num_rows
+            self.bytes += batch.nbytes
+            self._progress(self.rows, self.bytes)
+            yield batch

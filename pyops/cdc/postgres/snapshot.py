@@ -71,12 +71,12 @@ class Copy:
             if table.config.mask:
                 session.bind(mask_salt=salt)
             schema, batches = session.read(f"SELECT {columns} FROM {self.facts.qualified}{where}")
-            filled = stage.fill(
+            read, size = stage.fill(
                 schema, batches, mappings, key=self.key, cancel=session.cancel, progress=note
             )
         recording.note(
-            rows_read=filled.rows_read,
-            bytes_read=filled.bytes_read,
+            rows_read=read,
+            bytes_read=size,
             upper_bound=lsn_text(self.captured.snapshot_lsn),
         )
         with recording.warehouse.attached(stage) as at:

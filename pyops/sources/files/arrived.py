@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from pyops.errors import DataError
 from pyops.records import PLACE_COLUMNS, RESERVED_COLUMNS
-from pyops.sources.files.lines import CHUNK_BYTES
 from pyops.sql import identifier
+from pyops.staging import memory
+from pyops.staging.memory import memory_for
 
 MOST_COLUMNS = 1600  # as in PostgreSQL: beyond, names are data
 TAKEN = (*PLACE_COLUMNS, *RESERVED_COLUMNS)
@@ -50,23 +51,5 @@ def add_columns(
 @contextmanager
 def registered(connection: duckdb.DuckDBPyConnection, table: pa.Table) -> Iterator[None]:
     """Lets SQL read a table as ``chunk``, with the memory it takes to parse."""
-    connection.register("chunk", table)
-    try:
-        with memory_for(connection, table.nbytes):
-            yield
-    finally:
-        connection.unregister("chunk")
-
-
-@contextmanager
-def memory_for(connection: duckdb.DuckDBPyConnection, size: int) -> Iterator[None]:
-    """Lets DuckDB take what parsing one long text needs: many times its size in bytes."""
-    if size <= CHUNK_BYTES * 2:
+    with memory.registered(connection, "chunk", table), memory_for(connection, table.nbytes):
         yield
-        return
-    before = connection.execute("SELECT current_setting('memory_limit')").fetchall()[0][0]
-    connection.execute(f"SET memory_limit = '{(256 << 20) + 20 * size}B'")
-    try:
-        yield
-    finally:
-        connection.execute(f"SET memory_limit = '{before}'")

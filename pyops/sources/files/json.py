@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from pyops.errors import DataError
 from pyops.sources.files import json_faults
-from pyops.sources.files.arrived import TAKEN, add_columns, memory_for, registered
+from pyops.sources.files.arrived import TAKEN, add_columns, registered
 from pyops.sources.files.lines import (
     CHUNK_BYTES,
     LONGEST,
@@ -31,6 +31,7 @@ from pyops.sources.files.lines import (
 )
 from pyops.sql import identifier, json_pointer, literal
 from pyops.staging import casts
+from pyops.staging.memory import memory_for
 
 _REWRITTEN = r"-?\d+(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)|-0"
 # DuckDB writes a fraction as it stands if it is not tiny, does not end with 0 and has 15 digits at

@@ -105,7 +105,7 @@ class Tables(Source):
         with self.session.savepoint():
             self.session.bind(**plan.settings)
             schema, batches = self.session.read(plan.asks)
-            filled = stage.fill(
+            rows, size = stage.fill(
                 schema,
                 batches,
                 plan.mappings,
@@ -119,8 +119,8 @@ class Tables(Source):
                 _log.info("%s: %d rows superseded by newer ones", table, superseded)
         return Staged(
             plan.commit(),
-            filled.rows_read,
-            filled.bytes_read,
+            rows,
+            size,
             stage.null_count(plan.cursor.column) if plan.cursor else 0,
         )
 
