@@ -54,8 +54,13 @@ def arrive(
         with reading(file, scratch) as path:
             names, refused = _LAND[format_](connection, columns, path, file.name)
             refuse(connection, file, refused, hides=hides)
-            if day_column is not None and file.day is not None and day_column not in names:
-                _fill_day(connection, columns, day_column, file)
+            if day_column and file.day and day_column not in names:
+                if day_column not in columns:
+                    add_columns(connection, columns, {day_column: "VARCHAR"}, file.name)
+                connection.execute(
+                    f"UPDATE arrived SET {identifier(day_column)} = ? WHERE _file = ?",
+                    [str(file.day), file.name],
+                )
     rows, refusals = connection.execute(
         "SELECT (SELECT count(*) FROM arrived), (SELECT count(*) FROM refused)"
     ).fetchall()[0]
@@ -100,16 +105,6 @@ def refuse(
     connection.register("found", found)
     connection.execute("INSERT INTO refused SELECT * FROM found ORDER BY _line")
     connection.unregister("found")
-
-
-def _fill_day(
-    connection: duckdb.DuckDBPyConnection, columns: dict[str, str], column: str, file: File
-) -> None:
-    if column not in columns:
-        add_columns(connection, columns, {column: "VARCHAR"}, file.name)
-    connection.execute(
-        f"UPDATE arrived SET {identifier(column)} = ? WHERE _file = ?", [str(file.day), file.name]
-    )
 
 
 def _decompressed(file: File, target: Path) -> Path:

@@ -42,7 +42,7 @@ def land_parquet(
         raise DataError(f"{name}: not a Parquet file, or damaged", hint=_AGAIN) from None
     if len(set(names)) < len(names):
         raise DataError(f"{name}: two columns have the same name", hint="rename one of them")
-    selected, new = {}, {}
+    values, new = "", {}
     for column, type_, *_ in described:
         landed, value = _column(column, type_)
         before = columns.get(column)
@@ -57,9 +57,8 @@ def land_parquet(
                 )
                 columns[column] = both
             value = f"({value})::{both}"
-        selected[column] = value
+        values += f", {value} AS {identifier(column)}"
     add_columns(connection, columns, new, name)
-    values = "".join(f", {value} AS {identifier(column)}" for column, value in selected.items())
     try:
         connection.execute(
             f"INSERT INTO arrived BY NAME SELECT {literal(name)} AS _file,"
