@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 
 
 class PyopsError(Exception):
-    """Base of every error that pyops raises on purpose.
-
-    Args:
-        message: What happened, where and why, in one sentence.
-        hint: What to do next.
-    """
+    """Base of every error that pyops raises on purpose; ``hint`` says what to do next."""
 
     exit_code = 1
 
@@ -58,11 +53,7 @@ class DataError(PyopsError):
 
 
 class GateError(DataError):
-    """A gate has failed: nothing was published.
-
-    Attributes:
-        results: What every gate said.
-    """
+    """A gate has failed: nothing was published. ``results`` has what every gate said."""
 
     def __init__(self, message: str, *, results: tuple[GateResult, ...], hint: str = "") -> None:
         super().__init__(message, hint=hint)

@@ -32,14 +32,10 @@ _NAMES_ONLY = {*TRANSIENT_CLASSES, "42", "3D", "28"}
 
 
 def of_connection(message: str, dsn: str) -> PyopsError:
-    """The error of a connection to PostgreSQL that failed.
+    """The error of a connection to PostgreSQL that failed; libpq's message may repeat secrets.
 
-    Final: a wrong password, user or database, an unknown host, a DSN that is none. Transient:
-    refused, reset, timed out, starting up: no server answers, or not yet.
-
-    Args:
-        message: What libpq said; it may repeat secrets.
-        dsn: What it was given.
+    Final: a wrong password, user or database, an unknown host, an invalid DSN. Transient: refused,
+    reset, timed out, starting up: no server answers, or not yet.
     """
     said = next((s for s in message.splitlines() if "FATAL:" in s or "connection to" in s), "")
     said = re.sub(r"^.*\[libpq\] Failed to connect: ", "", said)
@@ -70,14 +66,10 @@ def _secrets(dsn: str) -> list[str]:
 
 
 def of_query(state: str, message: str) -> OperationError:
-    """The error of a query that PostgreSQL did not answer.
+    """The error of a query that PostgreSQL did not answer, given its SQLSTATE if that is known.
 
-    Transient: ``TRANSIENT_CLASSES``, and a connection that broke. Anything else is final: a
-    missing table or right, a division by zero.
-
-    Args:
-        state: The SQLSTATE; empty where the driver has lost it.
-        message: What the driver said.
+    Transient: ``TRANSIENT_CLASSES``, and a connection that broke. Anything else is final: a missing
+    table or right, a division by zero.
     """
     said = message.partition("ERROR:")[2].strip().partition("\n")[0]
     if not said:
@@ -101,10 +93,7 @@ def of_query(state: str, message: str) -> OperationError:
 
 
 def of_lock(message: str, path: Path) -> TransientError | None:
-    """The error of a DuckDB file that another process has open; None for any other trouble.
-
-    Transient: processes end.
-    """
+    """The error of a DuckDB file that another process has open; None for any other trouble."""
     if "Could not set lock" not in message:
         return None
     held = re.search(r"held in (.+?) \(PID (\d+)\)", message)
@@ -116,13 +105,7 @@ def of_lock(message: str, path: Path) -> TransientError | None:
 
 
 def of_file(message: str, path: Path, *, no_memory: bool = False) -> OperationError:
-    """The error of a file that cannot be read or written. Final: somebody must make room or way.
-
-    Args:
-        message: What DuckDB or the system said.
-        path: The file, where the message names none.
-        no_memory: Whether DuckDB said that memory and the disk it spills to were not enough.
-    """
+    """The error of a file that cannot be read or written: somebody must make room or way."""
     said = message.splitlines()[0]
     named = re.search(r'file "([^"]+)"', said)
     where = named[1] if named else path
@@ -140,11 +123,7 @@ def of_file(message: str, path: Path, *, no_memory: bool = False) -> OperationEr
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns DuckDB's input and output errors into pyops's own.
-
-    Raises:
-        OperationError: The file cannot be read or written, or there is no room.
-    """
+    """Turns DuckDB's input and output errors into pyops's own."""
     try:
         with interruptions():
             yield

@@ -1,13 +1,11 @@
 """Progress: what a command tells its caller while it works; the rest is in the log."""
 
-from typing import Protocol
-
 from pyops.errors import PyopsError
 from pyops.records import Run, TableId
 
 
-class Listener(Protocol):
-    """Told what goes on; every method may be called often."""
+class Listener:
+    """Told what goes on, as often as it goes on; does nothing of its own."""
 
     def pause(self) -> None:
         """Another program is about to print."""
@@ -20,19 +18,3 @@ class Listener(Protocol):
 
     def finished(self, table: TableId, run: Run, error: PyopsError | None) -> None:
         """A table is done, well or not."""
-
-
-class Silent:
-    """A listener that does not listen."""
-
-    def pause(self) -> None:
-        """Forgets it."""
-
-    def failed(self, source: str, error: PyopsError) -> None:
-        """Forgets it."""
-
-    def reading(self, table: TableId, rows: int, estimated_rows: int) -> None:
-        """Forgets it."""
-
-    def finished(self, table: TableId, run: Run, error: PyopsError | None) -> None:
-        """Forgets it."""

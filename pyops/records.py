@@ -75,7 +75,6 @@ class Run:
 
     @classmethod
     def begun(cls, source: str | None, table: str | None, mode: str, write: str) -> Self:
-        """A run that begins now, in this process."""
         now = utc_now()
         return cls(
             run_id=f"{now:%Y%m%dT%H%M%S.%f}-{os.urandom(3).hex()}",
@@ -90,7 +89,6 @@ class Run:
         )
 
     def to_json(self) -> str:
-        """The run as a JSON object."""
         return json.dumps(asdict(self), default=str)
 
     @classmethod
@@ -104,7 +102,6 @@ class Run:
 
 
 def ended(run: Run, status: str, error: str | None) -> Run:
-    """The run as it ended now."""
     now = utc_now()
     seconds = (now - (run.started_at or now)).total_seconds()
     return replace(run, status=status, finished_at=now, seconds=seconds, error=error)

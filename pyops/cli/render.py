@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from pyops.cli.app import complain
+from pyops.progress import Listener
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pyops.records import TableId as Table
 
 
-class Terminal:
+class Terminal(Listener):
     """A listener that shows bars on a terminal, and a line for each table anywhere."""
 
     def __init__(self) -> None:
@@ -52,12 +53,10 @@ class Terminal:
         self.pause()
 
     def pause(self) -> None:
-        """Takes the bars away, for another program's output."""
         if self._progress:
             self._progress.stop()
 
     def reading(self, table: Table, rows: int, estimated_rows: int) -> None:
-        """Moves a table's bar."""
         if self._progress is None:
             return
         if table not in self._bars:
@@ -66,7 +65,6 @@ class Terminal:
         self._progress.update(self._bars[table], completed=rows)
 
     def finished(self, table: Table, run: Run, error: PyopsError | None) -> None:
-        """Prints what came of a table."""
         if self._progress and table in self._bars:
             self._progress.remove_task(self._bars.pop(table))
         if error is None:
@@ -75,7 +73,6 @@ class Terminal:
             self.failed(str(table), error)
 
     def failed(self, source: str, error: PyopsError) -> None:
-        """Prints why a table or a source has failed, and what to do."""
         stderr().print(f"{source:<24} failed: {error}", markup=False, style="red")
         if error.hint:
             stderr().print(f"{'':<24}    fix: {error.hint}", markup=False)
@@ -99,7 +96,6 @@ def _counts(run: Run) -> str:
 
 
 def extractions(done: Sequence[Extraction], *, as_json: bool) -> int:
-    """Prints what came of tables."""
     if as_json:
         return _json({"tables": [_extraction(item) for item in done]}, _worst(done))
     for item in done:
@@ -128,7 +124,6 @@ def _extraction(item: Extraction) -> dict[str, Any]:
 
 
 def captures(done: Sequence[Capture], *, as_json: bool) -> int:
-    """Prints what came of sources of changes."""
     if as_json:
         return _json({"sources": [_capture(item) for item in done]}, _worst(done))
     for item in done:
@@ -154,7 +149,6 @@ def _capture(item: Capture) -> dict[str, Any]:
 
 
 def compactions(done: Sequence[Compaction], *, as_json: bool) -> int:
-    """Prints what compaction has made of each log."""
     if as_json:
         found = [
             {**vars(item), "run": item.run and asdict(item.run), "error": None, **_error(item)}
@@ -240,7 +234,6 @@ def _lagging(found: Slots) -> int:
 
 
 def overview(found: tuple[Sequence[TableStatus], Slots], *, as_json: bool) -> int:
-    """Prints where each table and each slot stands."""
     tables, of_slots = found
     if as_json:
         known = {"tables": [asdict(x) for x in tables], "slots": [asdict(x) for x in of_slots[0]]}
@@ -295,7 +288,6 @@ def letters(found: Sequence[DeadLetter], *, as_json: bool) -> int:
 
 
 def whole_letters(found: Sequence[DeadLetter], *, as_json: bool) -> int:
-    """Prints dead letters with their values."""
     if as_json:
         return _json({"dead_letters": [asdict(letter) for letter in found]})
     for letter in found:
@@ -306,7 +298,6 @@ def whole_letters(found: Sequence[DeadLetter], *, as_json: bool) -> int:
 
 
 def replay(done: Extraction, *, as_json: bool) -> int:
-    """Prints the result of a replay."""
     if as_json:
         return _json(_extraction(done))
     run = done.run
@@ -315,18 +306,15 @@ def replay(done: Extraction, *, as_json: bool) -> int:
 
 
 def purged(count: int, *, as_json: bool) -> int:
-    """Prints how many dead letters were deleted."""
     return _json({"purged": count}) if as_json else line(f"{count} dead letters deleted")
 
 
 def line(text: str, *, as_json: bool = False) -> int:
-    """Prints a line."""
     print(text)
     return 0
 
 
 def reconciliation(found: Reconciliation, *, as_json: bool) -> int:
-    """Prints how a table differs from its source."""
     code = 0 if found.is_equal or found.run else 1
     if as_json:
         return _json({**asdict(found), "is_equal": found.is_equal}, code)
@@ -344,7 +332,6 @@ def reconciliation(found: Reconciliation, *, as_json: bool) -> int:
 
 
 def summary(done: Summary, *, as_json: bool) -> int:
-    """Prints the result of a whole run."""
     if as_json:
         tables = [_extraction(item) for item in done.extractions]
         sources = [_capture(item) for item in done.captures]

@@ -155,7 +155,6 @@ def _commit(invocation: Invocation, recording: Recording, chunk: Chunk | None) -
 
 
 def cdc_tables(project: Project, source: str) -> list[Table]:
-    """The tables of a source whose changes are landed."""
     return [t for t in project.tables() if t.source == source and t.config.mode == "cdc"]
 
 

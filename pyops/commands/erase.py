@@ -273,7 +273,6 @@ class _Erasing:
     # What is done
 
     def count(self, staging_files: int) -> Erasure:
-        """Counts what is there."""
         rebuild, by_hand = self._rebuild()
         readable = " AND ".join(
             f"coalesce({key}, {row}) IS NOT NULL"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pyops.config.project import Project, Table
 from pyops.errors import PyopsError
-from pyops.progress import Listener, Silent
+from pyops.progress import Listener
 from pyops.records import Run, TableId, ended
 from pyops.staging.file import Stage
 from pyops.warehouse.duckdb import DuckDBWarehouse
@@ -33,7 +33,7 @@ class Invocation:
         self, project: Project, listener: Listener | None = None, *, is_dry: bool = False
     ) -> None:
         self.project = project
-        self.listener = listener or Silent()
+        self.listener = listener or Listener()
         self.is_dry = is_dry
         self.warehouse = open_warehouse(project, is_frozen=is_dry)
         self.staging = project.staging_directory
@@ -46,17 +46,14 @@ class Invocation:
             self.recorder.settle()
 
     def begun(self, table: TableId, mode: str, write: str) -> Run:
-        """A run of one table that begins now."""
         return Run.begun(table.source, table.name, mode, write)
 
     @contextmanager
     def recording(self, run: Run) -> Iterator[Recording]:
-        """The lifecycle of a run of this invocation."""
         with self.recorder.recording(replace(run, invocation_id=self._id)) as recording:
             yield recording
 
     def stage(self, recording: Recording) -> Stage:
-        """A staging file for a run."""
         return Stage.create(self.staging, recording.run)
 
     def states(self, tables: Sequence[Table]) -> dict[Table, TableState]:

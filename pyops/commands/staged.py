@@ -30,7 +30,6 @@ def each_staged(invocation: Invocation, names: Sequence[str], step: Step) -> lis
 
 
 def nothing_staged(table: Table) -> OperationError:
-    """The error of a table that was named and is not staged."""
     return OperationError(
         f"{table}: nothing is staged", hint=f"run pyops extract {table} --stage first"
     )

@@ -14,7 +14,6 @@ class Days:
 
     @classmethod
     def of(cls, first: str, last: str) -> Self:
-        """The days from one ISO date to another."""
         return cls(date.fromisoformat(first), date.fromisoformat(last))
 
     @property

@@ -107,13 +107,11 @@ class Reference(_Section):
 
     @property
     def table(self) -> tuple[str, str]:
-        """Schema and name of the table."""
         schema, name, _ = self.to.split(".")
         return schema, name
 
     @property
     def column(self) -> str:
-        """The column that holds the values."""
         return self.to.rpartition(".")[2]
 
 
@@ -288,7 +286,6 @@ class PostgresTable(TableConfig):
 
     @property
     def cursor_column(self) -> str | None:
-        """The column whose growth tells what is new, if there is one."""
         return self.cursor
 
 
@@ -331,7 +328,6 @@ class FilesTable(TableConfig):
 
     @property
     def declared_types(self) -> Mapping[str, str]:
-        """The types that the configuration gives to columns, by name."""
         return self.types
 
     def _problems(self) -> Iterator[str]:
@@ -364,7 +360,6 @@ class DebeziumTable(TableConfig):
 
     @property
     def declared_types(self) -> Mapping[str, str]:
-        """The types that the configuration gives to columns, by name."""
         return self.types
 
     def _problems(self) -> Iterator[str]:

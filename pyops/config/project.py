@@ -31,19 +31,16 @@ class Table(TableId):
 
     @property
     def postgres(self) -> PostgresTable:
-        """The configuration of a table that is known to be PostgreSQL's."""
         assert isinstance(self.config, PostgresTable)
         return self.config
 
     @property
     def files(self) -> FilesTable:
-        """The configuration of a table that is known to be of files."""
         assert isinstance(self.config, FilesTable)
         return self.config
 
     @property
     def debezium(self) -> DebeziumTable:
-        """The configuration of a table that is known to be of Debezium's events."""
         assert isinstance(self.config, DebeziumTable)
         return self.config
 
@@ -69,16 +66,13 @@ class Project:
 
     @property
     def state_directory(self) -> Path:
-        """Where staging files and the demo live."""
         return self.directory / ".pyops"
 
     @property
     def staging_directory(self) -> Path:
-        """Where the staging files are."""
         return self.state_directory / "staging"
 
     def postgres(self, source: str) -> PostgresSource:
-        """The configuration of a source that is known to be PostgreSQL."""
         settings = self.config.sources[source]
         assert isinstance(settings, PostgresSource)
         return settings

@@ -14,7 +14,6 @@ VALUE_ERRORS = (duckdb.DataError, duckdb.InvalidInputException, duckdb.NotSuppor
 
 
 def is_null(column: str) -> str:
-    """True for rows that have NULL in a column."""
     return f"{identifier(column)} IS NULL"
 
 
@@ -37,17 +36,7 @@ def is_dangling(column: str, reference: Reference) -> str:
 def require_condition(
     connection: duckdb.DuckDBPyConnection, table: str, name: str, text: str
 ) -> None:
-    """Refuses an expectation that is not exactly one condition over the columns of a table.
-
-    Args:
-        connection: Where the table is.
-        table: The table, quoted.
-        name: The expectation's name.
-        text: Its SQL.
-
-    Raises:
-        UsageError: It is several statements or none, names what is not there, or gives no boolean.
-    """
+    """Refuses an expectation that is not exactly one condition over the columns of a table."""
     refused = f"expectation {name} ({one_line(text)}) is no condition"
     try:
         for opening, closing in (("(", ")"), ("[", "]")):  # only a whole expression fits both
@@ -81,11 +70,7 @@ def typed(column: str, columns: Mapping[str, str]) -> str:
 
 
 def existing(gate: str, column: str, columns: Mapping[str, str]) -> None:
-    """Refuses a column that is not there.
-
-    Raises:
-        UsageError: It is not; the hint names the nearest one.
-    """
+    """Refuses a column that does not exist, with the nearest one as a hint."""
     if column.lower() not in {name.lower() for name in columns}:
         hint = nearest_column(column, columns)
         raise UsageError(f"{gate}: there is no column {column!r}", hint=hint)
@@ -97,5 +82,4 @@ def nearest_column(column: str, columns: Mapping[str, str]) -> str:
 
 
 def one_line(text: str) -> str:
-    """An expectation's SQL as it stands in a sentence."""
     return " ".join(text.split())

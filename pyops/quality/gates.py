@@ -11,7 +11,7 @@ rows without a quantity pass, and ``max_null_rate`` is there for those.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -28,7 +28,7 @@ from pyops.quality.expressions import (
     require_condition,
     typed,
 )
-from pyops.records import GateResult
+from pyops.records import GateResult, GateStatus
 from pyops.sql import columns as listed
 from pyops.sql import identifier, literal
 from pyops.words import did_you_mean
@@ -44,17 +44,9 @@ CHECKS: Mapping[str, tuple[str, ...]] = {  # families of gates, as `--check` cal
 RUNS_COMPARED = 10  # how many runs the median of row_count_within is of, at most,
 _RUNS_NEEDED = 3  # and at least
 
-Status = Literal["passed", "failed", "warned", "dead_lettered", "skipped"]
-
 
 class DeadLetterRule(NamedTuple):
-    """Rows that a gate makes dead letters.
-
-    Attributes:
-        condition: The SQL condition that is true for these rows, and no others.
-        column: The column at fault; empty for an expectation.
-        reason: What is wrong with them.
-    """
+    """Rows that a gate makes dead letters: the SQL condition for them, the column, and why."""
 
     condition: str
     column: str
@@ -70,27 +62,15 @@ def evaluate(
     now: datetime,
     checks: Collection[str] = (),
 ) -> list[GateResult]:
-    """Holds staged rows against their gates.
+    """Evaluates gates on staged rows; one result for each gate and column, passed ones too.
 
-    Nulls, expectations, ages and the number of rows take one scan together; each duplicate rate
-    and each reference takes one of its own.
+    Nulls, expectations, ages and the number of rows take one scan together; each duplicate rate and
+    each reference takes one of its own. ``history`` has how many rows the last successful runs had,
+    the newest first; ``now`` is naive UTC; ``checks`` chooses families of gates. Where there are
+    references, the warehouse is attached as ``warehouse``.
 
-    Args:
-        connection: The staging file; the warehouse is attached as ``warehouse`` if there are
-            references to be checked.
-        gates: What the rows must pass.
-        rows: The table they are in.
-        history: How many rows the last successful runs had, the newest first.
-        now: The clock, in naive UTC.
-        checks: Only these families of gates (``CHECKS``); all of them if empty.
-
-    Returns:
-        One result for each gate and column, passed ones too.
-
-    Raises:
-        UsageError: A gate names a column that is not there or cannot be looked at so, or an
-            expectation is no condition; or there is no such family.
-        DataError: An expectation cannot be computed for some row.
+    A gate that does not fit the table, or an invalid expectation, is a UsageError; an expectation
+    that cannot be computed for some row a DataError.
     """
     for name in checks:
         if name not in CHECKS:
@@ -105,34 +85,11 @@ def evaluate(
     return _Evaluation(connection, gates.model_copy(update=left_out), rows).results(history, now)
 
 
-def check(gates: Gates, columns: Mapping[str, str]) -> None:
-    """Finds out before anything is read whether gates fit a table's columns.
-
-    Args:
-        gates: The gates; the far end of references is not looked at.
-        columns: DuckDB type by name, of all that will be staged.
-
-    Raises:
-        UsageError: As ``evaluate`` would.
-    """
-    with duckdb.connect() as connection:
-        defined = ", ".join(f"{identifier(name)} {type_}" for name, type_ in columns.items())
-        connection.execute(f"CREATE TABLE rows ({defined})")
-        near = gates.model_copy(update={"references": {}})
-        _Evaluation(connection, near, "rows").results((), datetime(1970, 1, 1))
-        for column in gates.references:
-            existing("references", column, columns)
-
-
 def dead_letter_rules(gates: Gates, results: Sequence[GateResult]) -> list[DeadLetterRule]:
-    """Which rows become dead letters: those at fault where a gate has failed and asks for that.
+    """The rows that become dead letters: those that failed a gate which asks for that.
 
-    Args:
-        gates: What ``evaluate`` was given.
-        results: What it returned. NULLs below their threshold, for example, are no dead letters.
-
-    Returns:
-        The rules; those of references need the warehouse attached, as ``evaluate`` does.
+    ``results`` are those of ``evaluate``: NULLs below their threshold are no dead letters. The
+    rules of references need the warehouse attached.
     """
     rules = []
     for result in results:
@@ -140,7 +97,13 @@ def dead_letter_rules(gates: Gates, results: Sequence[GateResult]) -> list[DeadL
             continue
         name = result.column_name
         if result.gate == "max_null_rate":
-            rules.append(DeadLetterRule(is_null(name), name, "it is NULL, and too many are"))
+            rules.append(
+                DeadLetterRule(
+                    is_null(name),
+                    name,
+                    "it is NULL, above the gate's limit",
+                )
+            )
         elif result.gate == "expect":
             text = gates.expect[name].check
             reason = f"it breaks the expectation {name}: {one_line(text)}"
@@ -153,7 +116,7 @@ def dead_letter_rules(gates: Gates, results: Sequence[GateResult]) -> list[DeadL
 
 
 class _Evaluation:
-    """Gates held against one table."""
+    """Gates evaluated on one table."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, gates: Gates, rows: str) -> None:
         self.connection = connection
@@ -408,7 +371,7 @@ _TIMES = (
     *("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"),
     "TIMESTAMP WITH TIME ZONE",
 )
-_STATUS: Mapping[OnFail, Status] = {
+_STATUS: Mapping[OnFail, GateStatus] = {
     "fail": "failed",
     "warn": "warned",
     "dead_letter": "dead_lettered",

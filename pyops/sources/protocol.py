@@ -30,7 +30,7 @@ class Request:
 class Plan:
     """One table's extraction, planned; or the error that keeps it from being planned.
 
-    ``asks`` is what the source will be asked for, in words or SQL; empty if there is nothing new.
+    ``asks`` is what the source will be asked for; empty if nothing is new.
     """
 
     table: Table
@@ -43,7 +43,6 @@ class Plan:
 
     @property
     def run(self) -> Run:
-        """The run that begins with this plan."""
         config = self.table.config
         return Run.begun(self.table.source, self.table.name, config.mode, self.write)
 
@@ -77,11 +76,7 @@ class Source(ABC):
 
     @abstractmethod
     def compare(self, table: Table, state: TableState, stage: Stage) -> Staged:
-        """Stages the whole table, with the commit that makes the target equal to it.
-
-        Raises:
-            UsageError: Its rows cannot be told apart.
-        """
+        """Stages the whole table, with the commit that makes the target equal to it."""
 
     def check(self, tables: Sequence[Table]) -> dict[Table, PyopsError]:
         """What keeps tables from being read, found without reading them."""
@@ -92,17 +87,17 @@ class Source(ABC):
         """Describes what may hold a watermark back, by the names it waits for."""
         return {}
 
-    def close(self) -> None:  # noqa: B027 (not every kind holds something)
-        """Closes what is open."""
+    def close(self) -> None:  # noqa: B027
+        """Closes what the source holds, if it holds something."""
 
 
 @dataclass
 class Chunk:
-    """Changes that become visible at once, on their way from a source to the warehouse.
+    """Changes that become visible at once.
 
     ``stage`` fills a staging file and returns the commit; without one, ``commit`` notes where the
-    capture stands. ``landed`` is the run, once it is committed. A chunk of one table that fails
-    leaves the others alone.
+    capture stands. ``landed`` is the run, once committed. A chunk of one table that fails leaves
+    the others alone.
     """
 
     mode: Literal["cdc", "snapshot"] = "cdc"
@@ -136,7 +131,7 @@ class ChangeSource(ABC):
         """Lands what is committed now. With ``idles``, nothing new writes nothing for a while."""
 
     def close(self) -> None:  # noqa: B027
-        """Closes what is open."""
+        """Closes what the source holds, if it holds something."""
 
 
 def open_source(project: Project, name: str, *, attempts: int = 4) -> Source:

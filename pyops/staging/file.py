@@ -47,7 +47,6 @@ class Stage:
 
     @classmethod
     def create(cls, directory: Path, run: Run) -> Self:
-        """Makes the staging file of a run."""
         path = directory / f"{run.run_id}.duckdb"
         with explained(path):
             directory.mkdir(parents=True, exist_ok=True)
@@ -231,7 +230,6 @@ class Stage:
 
     @property
     def dead_letters(self) -> int:
-        """How many rows are dead letters."""
         return self._number("SELECT count(*) FROM dead_letters")
 
     def reject(self, condition: str, column: str, reason: str, *, key: tuple[str, ...]) -> None:
@@ -246,7 +244,6 @@ class Stage:
         self._execute(f"DELETE FROM rows WHERE {condition}")
 
     def null_count(self, column: str) -> int:
-        """How many rows have NULL in a column."""
         return self._number(f"SELECT count(*) FROM rows WHERE {identifier(column)} IS NULL")
 
     def keep_newest(self, key: tuple[str, ...], newest_by: str | None, *, table: str) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from duckdb import DuckDBPyConnection as Connection
@@ -24,71 +25,9 @@ _RECORDS: Mapping[type, str] = {
 _MINE = "source = ? AND table_name = ?"
 _LETTERS = "warehouse.pyops.dead_letters"
 
-# Script n takes the bookkeeping from version n to n + 1. Each can be run again: a kill may come
+# Script n takes the bookkeeping from version n - 1 to n. Each can be run again: a kill may come
 # between a script and its number.
-_MIGRATIONS = (
-    """
-CREATE SCHEMA IF NOT EXISTS warehouse.pyops;
-CREATE TABLE IF NOT EXISTS warehouse.pyops.runs (
-    run_id VARCHAR NOT NULL, source VARCHAR, table_name VARCHAR, mode VARCHAR,
-    write_pattern VARCHAR, status VARCHAR NOT NULL, started_at TIMESTAMP, finished_at TIMESTAMP,
-    seconds DOUBLE, locked_seconds DOUBLE, rows_read BIGINT, rows_written BIGINT,
-    rows_deleted BIGINT, rows_unchanged BIGINT, rows_dead_lettered BIGINT, null_cursors BIGINT,
-    bytes_read BIGINT, lower_bound VARCHAR, upper_bound VARCHAR, load_id BIGINT, error VARCHAR,
-    host VARCHAR, pid BIGINT
-);
-CREATE TABLE IF NOT EXISTS warehouse.pyops.loads (
-    load_id BIGINT NOT NULL, run_id VARCHAR NOT NULL, source VARCHAR NOT NULL,
-    table_name VARCHAR NOT NULL, target VARCHAR NOT NULL, write_pattern VARCHAR NOT NULL,
-    rows_written BIGINT NOT NULL, rows_deleted BIGINT NOT NULL, loaded_at TIMESTAMP NOT NULL
-);
-CREATE TABLE IF NOT EXISTS warehouse.pyops.watermarks (
-    source VARCHAR NOT NULL, table_name VARCHAR NOT NULL, cursor_column VARCHAR NOT NULL,
-    bound VARCHAR, candidate VARCHAR, waiting_for VARCHAR[] NOT NULL, load_id BIGINT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS warehouse.pyops.dead_letters (
-    run_id VARCHAR NOT NULL, load_id BIGINT NOT NULL, source VARCHAR NOT NULL,
-    table_name VARCHAR NOT NULL, key VARCHAR, column_name VARCHAR, value VARCHAR,
-    reason VARCHAR NOT NULL, payload VARCHAR NOT NULL, recorded_at TIMESTAMP NOT NULL,
-    letter_id BIGINT, file VARCHAR, line BIGINT, status VARCHAR DEFAULT 'open', resolved_by VARCHAR
-);
-CREATE TABLE IF NOT EXISTS warehouse.pyops.files (
-    source VARCHAR NOT NULL, table_name VARCHAR NOT NULL, file VARCHAR NOT NULL,
-    size BIGINT NOT NULL, mtime_ns BIGINT NOT NULL, load_id BIGINT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS warehouse.pyops.gate_results (
-    run_id VARCHAR NOT NULL, source VARCHAR NOT NULL, table_name VARCHAR NOT NULL,
-    gate VARCHAR NOT NULL, column_name VARCHAR NOT NULL, status VARCHAR NOT NULL, figure DOUBLE,
-    threshold DOUBLE, failing_rows BIGINT, on_fail VARCHAR NOT NULL, query VARCHAR NOT NULL,
-    message VARCHAR NOT NULL, checked_at TIMESTAMP NOT NULL
-);
-CREATE TABLE IF NOT EXISTS warehouse.pyops.schema_changes (
-    load_id BIGINT NOT NULL, source VARCHAR NOT NULL, table_name VARCHAR NOT NULL,
-    kind VARCHAR NOT NULL, column_name VARCHAR NOT NULL, old_type VARCHAR NOT NULL,
-    new_type VARCHAR NOT NULL, detected_at TIMESTAMP NOT NULL
-);
-CREATE TABLE IF NOT EXISTS warehouse.pyops.cdc_offsets (
-    source VARCHAR NOT NULL, generation INTEGER NOT NULL, status VARCHAR NOT NULL,
-    slot VARCHAR NOT NULL, system_id VARCHAR NOT NULL, timeline INTEGER NOT NULL,
-    publications MAP(VARCHAR, BIGINT) NOT NULL, lsn BIGINT, committed_at TIMESTAMP,
-    caught_up_at TIMESTAMP, recorded_at TIMESTAMP NOT NULL
-);
-CREATE TABLE IF NOT EXISTS warehouse.pyops.cdc_tables (
-    source VARCHAR NOT NULL, table_name VARCHAR NOT NULL, generation INTEGER NOT NULL,
-    relation_oid BIGINT NOT NULL, membership_oid BIGINT NOT NULL, columns VARCHAR[] NOT NULL,
-    snapshot VARCHAR NOT NULL, snapshot_lsn BIGINT NOT NULL, handoff_lsn BIGINT NOT NULL,
-    load_id BIGINT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS warehouse.pyops.change_logs (
-    source VARCHAR NOT NULL, table_name VARCHAR NOT NULL, key VARCHAR[] NOT NULL,
-    compacted_generation INTEGER, compacted_lsn BIGINT
-)
-""",
-    """
-ALTER TABLE warehouse.pyops.runs ADD COLUMN IF NOT EXISTS invocation_id VARCHAR;
-CREATE TABLE IF NOT EXISTS warehouse.pyops.bookkeeping (version INTEGER NOT NULL)
-""",
-)
+_MIGRATIONS = sorted((Path(__file__).parent / "migrations").glob("*.sql"))
 VERSION = len(_MIGRATIONS)
 
 
@@ -126,7 +65,7 @@ def upgrade(connection: Connection) -> None:
     """Makes the bookkeeping, or brings it up to date."""
     found = version(connection)
     for script in _MIGRATIONS[found:]:
-        connection.execute(script)
+        connection.execute(script.read_text("utf-8"))
     if found < VERSION:
         connection.execute("DELETE FROM warehouse.pyops.bookkeeping")
         _insert(connection, "bookkeeping", VERSION)
@@ -150,7 +89,6 @@ def columns_of(connection: Connection, target: records.Relation) -> dict[str, st
 
 
 def table_state(connection: Connection, table: TableId) -> TableState:
-    """What is known of a table."""
     there = columns_of(connection, table.target)
     columns = {n: type_ for n, type_ in there.items() if n not in {"_load_id", "_loaded_at"}}
     target = qualified("warehouse", *table.target)
@@ -200,14 +138,12 @@ def _last_run(connection: Connection, table: TableId) -> Run | None:
 def rows(
     connection: Connection, record: type[_T], condition: str, *parameters: object, order: str
 ) -> list[_T]:
-    """The rows of one kind that meet a condition."""
     names = ", ".join(field.name for field in fields(record))  # type: ignore[arg-type]
     query = f"SELECT {names} FROM warehouse.pyops.{_RECORDS[record]} WHERE {condition}"
     return [record(*row) for row in _all(connection, f"{query} ORDER BY {order}", *parameters)]
 
 
 def capture_state(connection: Connection, source: str) -> CaptureState:
-    """What is known of a source's capture."""
     found = _all(
         connection,
         "SELECT source, generation, status, slot, system_id, timeline, publications, lsn,"
@@ -247,7 +183,6 @@ def compacted_lsn(connection: Connection, table: TableId) -> int:
 
 
 def count_dead_letters(connection: Connection, condition: str) -> int:
-    """How many dead letters meet a condition."""
     query = f"SELECT count(*) FROM {_LETTERS} WHERE {condition}"
     return int(_one(connection, query)) if version(connection) else 0
 
@@ -320,7 +255,6 @@ def add_run(connection: Connection, run: Run, gates: Sequence[records.GateResult
 def add_schema_changes(
     connection: Connection, load_id: int, table: TableId, changes: Sequence[SchemaChange]
 ) -> None:
-    """Notes how a table's columns have changed."""
     for change in changes:
         what = (change.kind, change.column, change.old, change.new)
         who = (table.source, table.name)
@@ -401,7 +335,6 @@ def resolve_dead_letters(
 
 
 def store_capture(connection: Connection, load_id: int, change: protocol.CaptureChange) -> None:
-    """Stores how a source's capture has moved on."""
     source = change.offset.source
     connection.execute("DELETE FROM warehouse.pyops.cdc_offsets WHERE source = ?", [source])
     _insert(connection, "cdc_offsets", *vars(change.offset).values(), utc_now())

@@ -40,23 +40,18 @@ class AttachedFile:
     connection: duckdb.DuckDBPyConnection
 
     def name(self, relation: Relation) -> str:
-        """The name to read a table by."""
         return qualified("warehouse", *relation)
 
     def columns(self, relation: Relation) -> dict[str, str]:
-        """The type of each column by name; empty if there is no such table."""
         return bookkeeping.columns_of(self.connection, relation)
 
     def compacted_lsn(self, table: TableId) -> int:
-        """The LSN up to which a log is folded; -1 if it is not."""
         return bookkeeping.compacted_lsn(self.connection, table)
 
     def log_key(self, table: TableId) -> tuple[str, ...]:
-        """The columns that identified a row of a log when it was last captured."""
         return bookkeeping.log_keys(self.connection, table.source).get(table.name, ())
 
     def count_dead_letters(self, condition: str) -> int:
-        """How many dead letters meet a condition."""
         return bookkeeping.count_dead_letters(self.connection, condition)
 
 
@@ -84,11 +79,9 @@ class DuckDBWarehouse:
         self._attached: AttachedFile | None = None
 
     def exists(self) -> bool:
-        """Whether the file is there."""
         return self.path.exists()
 
     def dbt_environment(self) -> dict[str, str]:
-        """The variables by which dbt finds the file."""
         return {"PYOPS_WAREHOUSE": str(self.path.resolve())}
 
     @contextmanager
@@ -175,14 +168,12 @@ class DuckDBWarehouse:
         )(attempt)
 
     def states(self, tables: Sequence[_Table]) -> dict[_Table, TableState]:
-        """What is known of tables."""
         if not self.exists():
             return {table: TableState() for table in tables}
         with self.attached() as at:
             return {table: bookkeeping.table_state(at.connection, table) for table in tables}
 
     def capture_state(self, source: str) -> CaptureState:
-        """What is known of a source's capture."""
         if not self.exists():
             return CaptureState()
         with self.attached() as at:
@@ -191,7 +182,6 @@ class DuckDBWarehouse:
             return bookkeeping.capture_state(at.connection, source)
 
     def rows(self, record: type[_T], condition: str = "true", *, order: str = "1") -> list[_T]:
-        """The bookkeeping's rows of one kind that meet a condition."""
         if not self.exists():
             return []
         with self.attached() as at:
@@ -200,7 +190,6 @@ class DuckDBWarehouse:
             return bookkeeping.rows(at.connection, record, condition, order=order)
 
     def commit(self, stage: Stage | None, commit: Commit) -> Run | None:
-        """Makes a commit visible, whole or not at all; returns its run with what was written."""
         assert not self._is_frozen
         with self.attached(stage, read_only=False) as at:
             committing = Committing(at.connection, commit)
@@ -211,7 +200,6 @@ class DuckDBWarehouse:
     def record(
         self, runs: Sequence[Run], gates: Sequence[GateResult] = (), *, in_haste: bool = False
     ) -> None:
-        """Adds runs that committed nothing, and what the gates said of the only one of them."""
         if runs:
             timeout = _HASTE if in_haste else None
             with self.attached(read_only=False, lock_timeout=timeout) as at:

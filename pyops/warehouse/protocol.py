@@ -143,7 +143,6 @@ class Commit:
 
     @staticmethod
     def from_json(text: str) -> "Commit":
-        """The commit that ``to_json`` wrote."""
         return TypeAdapter(Commit).validate_json(text)
 
 
@@ -180,26 +179,20 @@ class CaptureState:
 
 
 class Attached(Protocol):
-    """A warehouse whose tables can be read beside those of a staging file."""
+    """A warehouse whose tables can be read beside those of a staging file.
+
+    ``name`` is what to read a table by, ``columns`` the type of each column by name (empty if there
+    is no such table), ``compacted_lsn`` up to where a log is folded (-1 if it is not), ``log_key``
+    the columns that identified its rows when it was last captured.
+    """
 
     @property
-    def connection(self) -> duckdb.DuckDBPyConnection:
-        """Where they can be read."""
-
-    def name(self, relation: Relation) -> str:
-        """The name to read a table by."""
-
-    def columns(self, relation: Relation) -> dict[str, str]:
-        """The type of each column by name; empty if there is no such table."""
-
-    def compacted_lsn(self, table: TableId) -> int:
-        """The LSN up to which a log is folded; -1 if it is not."""
-
-    def log_key(self, table: TableId) -> tuple[str, ...]:
-        """The columns that identified a row of a log when it was last captured."""
-
-    def count_dead_letters(self, condition: str) -> int:
-        """How many dead letters meet a condition."""
+    def connection(self) -> duckdb.DuckDBPyConnection: ...
+    def name(self, relation: Relation) -> str: ...
+    def columns(self, relation: Relation) -> dict[str, str]: ...
+    def compacted_lsn(self, table: TableId) -> int: ...
+    def log_key(self, table: TableId) -> tuple[str, ...]: ...
+    def count_dead_letters(self, condition: str) -> int: ...
 
 
 class Warehouse(Protocol):
@@ -219,7 +212,7 @@ class Warehouse(Protocol):
 
     def attached(
         self, stage: Stage | None = None, *, read_only: bool = True
-    ) -> AbstractContextManager[Attached]:
+    ) -> AbstractContextManager["Attached"]:
         """Its tables, to be read from a staging file's connection or one of its own."""
 
     def commit(self, stage: Stage | None, commit: Commit) -> Run | None:

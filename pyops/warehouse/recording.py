@@ -27,7 +27,6 @@ class Recording:
     is_recorded: bool = False
 
     def note(self, **figures: Any) -> None:
-        """Notes figures of the run."""
         self.run = replace(self.run, **figures)
 
     def end(self, status: str) -> Run:

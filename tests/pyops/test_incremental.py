@@ -7,7 +7,7 @@ import pytest
 
 from pyops import Days
 from pyops.errors import DataError, PyopsError, UsageError
-from pyops.progress import Silent
+from pyops.progress import Listener
 from tests.pyops.conftest import Connect, Lab, Sql, execute
 
 MERGE: dict[str, Any] = {"mode": "incremental", "cursor": "at", "primary_key": ["id"]}
@@ -347,7 +347,7 @@ def test_tables_of_a_source_are_read_in_one_snapshot(lab: Lab, sql: Sql) -> None
     sql("INSERT INTO parents VALUES (1)")
     sql("INSERT INTO children VALUES (1, 1)")
 
-    class Meddler(Silent):
+    class Meddler(Listener):
         def finished(self, *_: object) -> None:
             execute(lab.dsn, "INSERT INTO parents VALUES (2) ON CONFLICT DO NOTHING")
             execute(lab.dsn, "INSERT INTO children VALUES (2, 2) ON CONFLICT DO NOTHING")

@@ -1,4 +1,4 @@
-"""The key as text is one rule: a dead letter is of the row that has the same key in the warehouse."""
+"""The key as text is one rule: a dead letter has the key of its row in the warehouse."""
 
 from __future__ import annotations
 

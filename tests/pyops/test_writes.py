@@ -12,8 +12,8 @@ from pyops import Days
 from pyops.config.project import Table
 from pyops.errors import DataError, TransientError
 from pyops.records import Run
-from pyops.staging.file import Stage
 from pyops.staging.columns import ColumnMapping
+from pyops.staging.file import Stage
 from pyops.warehouse.duckdb import DuckDBWarehouse
 from pyops.warehouse.protocol import ByDays, Commit, Write
 from tests.pyops.conftest import Lab, Sql

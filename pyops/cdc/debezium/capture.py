@@ -47,12 +47,10 @@ class Changes(ChangeSource):
         self.states: dict[Table, TableState] = {}
 
     def start(self, capture: CaptureState, states: Mapping[Table, TableState]) -> Iterator[Chunk]:
-        """Notes what was landed before."""
         self.states = dict(states)
         return iter(())
 
     def changes(self, *, idles: bool = False) -> Iterator[Chunk]:
-        """Lands the events of each table's new and changed files."""
         for table in self.tables:
             try:
                 found = self._new_files(table)

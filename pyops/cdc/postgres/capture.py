@@ -23,7 +23,6 @@ PATIENCE = timedelta(minutes=10)
 
 
 def slot_name(project: Project, source: str) -> str:
-    """The name of a source's replication slot."""
     return project.postgres(source).slot or default_name(source)
 
 
@@ -79,9 +78,7 @@ class Changes(ChangeSource):
         self._stream = Stream(opened)
 
     def changes(self, *, idles: bool = False) -> Iterator[Chunk]:
-        """Lands chunks until everything is landed that was committed when this began."""
         yield from self._stream.changes(idles=idles)
 
     def close(self) -> None:
-        """Closes the connections, which releases the slot."""
         self._connections.close()

@@ -104,10 +104,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Member:
-    """A table in a publication: the oid of its row there, its columns and its row filter.
-
-    In several publications the oids are added: whichever it leaves, the sum is another.
-    """
+    """A table in a publication, or in several: then ``oid`` is the sum of its rows' there."""
 
     oid: int
     publication: str
@@ -135,7 +132,6 @@ class Publications:
 
     @classmethod
     def of(cls, project: Project, source: str, session: Session, *, version: int) -> "Publications":
-        """The publications of a configured source."""
         named = project.postgres(source).publication
         own = default_name(source)
         return cls(session, source, named or (own, f"{own}_inserts"), not named, version)
@@ -201,10 +197,7 @@ class Publications:
         )
 
     def look(self) -> dict[str, int]:
-        """The version of each publication by name, which whatever is done to it changes.
-
-        One that is missing, or does not publish what it must, is an OperationError.
-        """
+        """The version of each publication by name, which whatever is done to it changes."""
         found = {
             name: (version, operations, via_root)
             for name, version, *operations, via_root in self.session.query(
@@ -289,7 +282,6 @@ class Publications:
         self._change(f"ALTER PUBLICATION {identifier(name)} ADD TABLE {facts.qualified}{columns}")
 
     def leave(self, relations: Sequence[int]) -> None:
-        """Takes tables out of our publications."""
         members = self.members()
         for oid in relations:
             if (member := members.get(oid)) is not None:
@@ -304,7 +296,6 @@ class Publications:
                 )
 
     def drop(self) -> None:
-        """Drops the publications that pyops made."""
         for name in self.names if self.are_ours else ():
             self._change(f"DROP PUBLICATION IF EXISTS {identifier(name)}")
 

@@ -89,7 +89,6 @@ def look_at_server(session: Session) -> Server:
 
 
 def look_at_slot(session: Session, name: str) -> Slot | None:
-    """Asks for a slot; None if there is none."""
     rows = session.query(
         "SELECT slot_name::text, plugin::text,"
         " coalesce(database = current_database(), false), active_pid, wal_status,"
@@ -124,7 +123,6 @@ def create_slot(session: Session, name: str, *, patience: float) -> int:
 
 
 def drop_slot(session: Session, name: str) -> None:
-    """Drops a slot, which lets the server forget its log."""
     session.query("SELECT pg_drop_replication_slot($1)", name)
 
 

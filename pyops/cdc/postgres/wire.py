@@ -41,12 +41,10 @@ class Values:
 
     @classmethod
     def nothing(cls, rows: int) -> "Values":
-        """As many NULLs."""
         zeros, no = np.zeros(rows, np.int64), np.zeros(rows, np.bool_)
         return cls(zeros, zeros, no, no)
 
     def take(self, rows: Any) -> "Values":
-        """Those of some rows, by number or by mask."""
         return Values(
             self.begins[rows], self.lengths[rows], self.is_text[rows], self.is_unsent[rows]
         )
@@ -63,7 +61,6 @@ class Values:
 
 
 def joined(first: Values, second: Values) -> Values:
-    """The values of the one, then those of the other."""
     return Values(
         *(
             np.concatenate(pair)
@@ -106,23 +103,18 @@ class Buffer:
         return np.ndarray((count,), kind, self._bytes, strides=(1,))[at]
 
     def byte(self, at: Ints) -> npt.NDArray[np.uint8]:
-        """The bytes at some places."""
         return self._bytes[at]
 
     def int16(self, at: Ints) -> Ints:
-        """Signed numbers of 16 bits."""
         return self._numbers(">i2", at).astype(np.int64)  # type: ignore[no-any-return]
 
     def int32(self, at: Ints) -> Ints:
-        """Signed numbers of 32 bits."""
         return self._numbers(">i4", at).astype(np.int64)  # type: ignore[no-any-return]
 
     def uint32(self, at: Ints) -> Ints:
-        """Unsigned numbers of 32 bits."""
         return self._numbers(">u4", at).astype(np.int64)  # type: ignore[no-any-return]
 
     def int64(self, at: Ints) -> Ints:
-        """Signed numbers of 64 bits."""
         return self._numbers(">i8", at).astype(np.int64)  # type: ignore[no-any-return]
 
     def tuples(self, messages: Ints, at: Ints, columns: int) -> tuple[list[Values], Ints]:
@@ -211,7 +203,6 @@ class Reader:
         self._at = 1
 
     def number(self, width: int, *, signed: bool = False) -> int:
-        """The next number of so many bytes."""
         part = self._content[self._at : self._at + width]
         if len(part) < width:
             raise CorruptBytesError("it ends early", self._message)
@@ -230,7 +221,6 @@ class Reader:
             raise CorruptBytesError("a name is not UTF-8", self._message) from None
 
     def skip(self, width: int) -> None:
-        """Leaves out so many bytes."""
         self.number(width)
 
     def end(self) -> None:

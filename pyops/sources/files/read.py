@@ -24,7 +24,6 @@ class Tables(Source):
         self._salt = project.config.sources[name].mask_salt
 
     def plan(self, states: Mapping[Table, TableState], request: Request) -> Sequence[Plan]:
-        """Finds the files of each table."""
         return [self._planned(table, state, request) for table, state in states.items()]
 
     def _planned(self, table: Table, state: TableState, request: Request) -> Plan:
@@ -37,7 +36,6 @@ class Tables(Source):
         return plan(table, found, state, request)
 
     def stage(self, plan: Plan, stage: Stage, progress: Progress) -> Staged:
-        """Reads planned files."""
         assert isinstance(plan, FilesPlan)
         table, key = plan.table, plan.table.config.primary_key
         config = table.files
@@ -59,7 +57,6 @@ class Tables(Source):
         return Staged(plan.commit(stage.columns), arrived.rows + arrived.refused, arrived.bytes)
 
     def compare(self, table: Table, state: TableState, stage: Stage) -> Staged:
-        """Refuses: files are what they are."""
         raise UsageError(
             f"{table} is landed from files",
             hint=f"read them again: pyops extract {table} --full-refresh",

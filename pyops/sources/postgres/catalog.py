@@ -87,11 +87,9 @@ class TableShape:
 
     @property
     def qualified(self) -> str:
-        """The quoted name."""
         return qualified(self.schema, self.name)
 
     def column(self, name: str) -> Column | None:
-        """The column of this name."""
         return next((c for c in self.columns if c.name == name), None)
 
 

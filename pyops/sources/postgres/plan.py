@@ -50,14 +50,12 @@ class Cursor:
     clock: str = ""
 
     def lower(self) -> str:
-        """The predicate for rows from the lower bound on."""
         bound = self.bound.format("current_setting('pyops.lower')")
         if self.lookback:
             bound = f"{bound} - current_setting('pyops.lookback')::{self.lookback_type}"
         return f"{self.value} >= {bound}"
 
     def upper(self) -> str:
-        """The predicate for rows below the upper bound."""
         bound = self.bound.format("current_setting('pyops.upper')")
         return f"{self.value} < {bound}"
 
@@ -86,7 +84,6 @@ class PostgresPlan(Plan):
 
     @property
     def source_name(self) -> str:
-        """The quoted name at the source."""
         assert self.shape is not None
         return self.shape.qualified
 
@@ -146,7 +143,6 @@ class PostgresPlan(Plan):
         return f"SELECT count(*) FROM {self.source_name} WHERE {column} IS NULL"
 
     def commit(self) -> Commit:
-        """What is to be published of the staged rows."""
         config = self.table.config
         watermark = None
         if self.cursor is not None and self.mark is not None:

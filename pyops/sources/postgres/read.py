@@ -99,7 +99,6 @@ class Tables(Source):
         return planned.marked(mark)
 
     def stage(self, plan: Plan, stage: Stage, progress: Progress) -> Staged:
-        """Reads a planned table in the snapshot."""
         assert isinstance(plan, PostgresPlan)
         table, key = plan.table, plan.table.config.primary_key
         with self.session.savepoint():
@@ -143,9 +142,7 @@ class Tables(Source):
         return replace(staged, commit=replace(staged.commit, writes=(write,)))
 
     def holders(self) -> Mapping[str, str]:
-        """Describes the open transactions."""
         return transaction_owners(self.session)
 
     def close(self) -> None:
-        """Closes the connection."""
         self._open.close()

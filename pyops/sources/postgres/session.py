@@ -61,7 +61,6 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection, cancelling what it still reads."""
         self.cancel()
         self._end_reading()
         self._connection.close()
@@ -158,7 +157,6 @@ class Session:
         self.set({f"pyops.{name}": value for name, value in values.items()})
 
     def set(self, settings: Mapping[str, str]) -> None:
-        """Changes settings of the session."""
         if settings:
             calls = ", ".join(
                 f"set_config(${2 * i + 1}, ${2 * i + 2}, false)" for i in range(len(settings))
