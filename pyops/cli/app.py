@@ -70,7 +70,7 @@ _COMMON = {  # of every command
 def command(
     group: typer.Typer, shows: str, name: str | None = None
 ) -> Callable[[Callable[..., Any]], None]:
-    """Makes a command of a function that takes project, listener and options.
+    """Makes a command of a function that takes a project, perhaps a listener, and options.
 
     What it returns is shown by the function ``shows`` of ``render``, which says the exit code.
     """
@@ -81,11 +81,14 @@ def command(
             from pyops.config.load import load
 
             with render.Terminal() as terminal:
-                done = function(load(project_dir, config), terminal, **options)
+                if "listener" in known:
+                    options["listener"] = terminal
+                done = function(load(project_dir, config), **options)
             if code := getattr(render, shows)(done, as_json=as_json):
                 raise typer.Exit(code)
 
-        parameters = list(inspect.signature(function).parameters.values())[2:]
+        known = inspect.signature(function).parameters
+        parameters = [item for name, item in known.items() if name not in {"project", "listener"}]
         parameters += [
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=type_)
             for key, (type_, value) in _COMMON.items()
@@ -164,7 +167,6 @@ def publish(project: "Project", listener: "Listener", tables: Tables = None) -> 
 @command(app, "reconciliation")
 def reconcile(
     project: "Project",
-    _: "Listener",
     table: Name,
     *,
     apply: Annotated[
@@ -215,7 +217,6 @@ def snapshot(
 @command(app, "compactions")
 def compact(
     project: "Project",
-    _: "Listener",
     tables: Annotated[
         list[str] | None, typer.Argument(help="cdc tables; all that have a retention if none.")
     ] = None,
@@ -231,7 +232,6 @@ def compact(
 @command(app, "erasure")
 def erase(
     project: "Project",
-    _: "Listener",
     table: Name,
     *,
     key: Annotated[
@@ -247,7 +247,7 @@ def erase(
 
 @command(slot, "slots", "status")
 def slot_status(
-    project: "Project", _: "Listener", sources: Sources = None, *, fail_if_lag: FailIfLag = None
+    project: "Project", sources: Sources = None, *, fail_if_lag: FailIfLag = None
 ) -> Any:
     """Show where each slot stands, what it keeps at the source, and what holds it back."""
     return _slots(project, sources or (), fail_if_lag)
@@ -255,7 +255,7 @@ def slot_status(
 
 @command(slot, "line", "drop")
 def drop_slot(
-    project: "Project", _: "Listener", source: Annotated[str, typer.Argument(help="The source.")]
+    project: "Project", source: Annotated[str, typer.Argument(help="The source.")]
 ) -> Any:
     """Drop a source's slot and publication; the next cdc run re-snapshots every table."""
     from pyops.commands.slot import drop
@@ -273,7 +273,7 @@ def run(project: "Project", listener: "Listener") -> Any:
 
 
 @command(app, "overview")
-def status(project: "Project", _: "Listener", *, fail_if_lag: FailIfLag = None) -> Any:
+def status(project: "Project", *, fail_if_lag: FailIfLag = None) -> Any:
     """Show each table's last run, rows, watermark or slot, and what holds it back."""
     from pyops.commands.status import status
 
@@ -283,7 +283,7 @@ def status(project: "Project", _: "Listener", *, fail_if_lag: FailIfLag = None) 
 
 @command(dlq, "letters", "list")
 def list_letters(
-    project: "Project", _: "Listener", tables: Tables = None, *, everything: Everything = False
+    project: "Project", tables: Tables = None, *, everything: Everything = False
 ) -> Any:
     """List dead letters: where each came from and why; no values."""
     from pyops.commands.dlq import dead_letters
@@ -294,7 +294,6 @@ def list_letters(
 @command(dlq, "whole_letters", "show")
 def show_letters(
     project: "Project",
-    _: "Listener",
     ids: Annotated[list[int], typer.Argument(help="Numbers of dead letters.")],
 ) -> Any:
     """Show dead letters with their values and whole rows."""
@@ -306,7 +305,6 @@ def show_letters(
 @command(dlq, "replay", "replay")
 def replay_letters(
     project: "Project",
-    _: "Listener",
     table: Name,
     *,
     ids: Annotated[
@@ -321,7 +319,7 @@ def replay_letters(
 
 @command(dlq, "purged", "purge")
 def purge_letters(
-    project: "Project", _: "Listener", tables: Tables = None, *, everything: Everything = False
+    project: "Project", tables: Tables = None, *, everything: Everything = False
 ) -> Any:
     """Delete closed dead letters; with --all open ones too: their rows are given up."""
     from pyops.commands.dlq import purge

@@ -48,8 +48,9 @@ def letters(lab: Lab) -> list[tuple[Any, ...]]:
 @pytest.mark.usefixtures("key")
 def test_row_whose_key_is_a_dead_letters_is_kept_and_closes_it(lab: Lab, sql: Sql) -> None:
     """Behaviours 7 and 37: for a key of every type, by batch."""
-    table = {"t": {"mode": "full", "write": "merge", "primary_key": ["k"]}}
-    table["t"]["max_dead_letter_rate"] = 1
+    table: dict[str, dict[str, Any]] = {
+        "t": {"mode": "full", "write": "merge", "primary_key": "k", "max_dead_letter_rate": 1}
+    }
     lab.extract(table)
     sql("UPDATE t SET amount = 'NaN'")
     lab.extract(table)
