@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from pyops.cdc.fold import number_events
 from pyops.commands.invocation import Invocation
 from pyops.config.project import Project, Table
 from pyops.dbt import Manifest
@@ -16,6 +15,7 @@ from pyops.errors import OperationError, Outcome, PyopsError, UsageError
 from pyops.interrupt import interruptible
 from pyops.records import Run, utc_now
 from pyops.sql import literal
+from pyops.warehouse.fold import number_events
 from pyops.warehouse.protocol import Attached, Commit, Compacted, Where, Write
 
 _SURVIVES = "is_last AND _op <> 'd'"

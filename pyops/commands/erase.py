@@ -11,7 +11,6 @@ from pathlib import Path
 
 import duckdb
 
-from pyops.cdc.fold import MOVES, number_events
 from pyops.commands.invocation import Invocation
 from pyops.config.project import Project, Table
 from pyops.dbt import Manifest, Node
@@ -20,6 +19,7 @@ from pyops.interrupt import interruptible
 from pyops.records import Relation, Run, TableId
 from pyops.sql import identifier, json_pointer, literal
 from pyops.staging.file import busy, discard, kept
+from pyops.warehouse.fold import MOVES, number_events
 from pyops.warehouse.protocol import Attached, Commit, Where, Write
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pyops.cdc.postgres.capture import slot_name
-from pyops.cdc.postgres.pgoutput import lsn_text
+from pyops.cdc.postgres.changes import lsn_text
 from pyops.cdc.postgres.publication import Publications
 from pyops.cdc.postgres.slot import Server, Slot, drop_slot, lock_slot, look_at_server, look_at_slot
 from pyops.commands.cdc import captured_sources

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from pyops.cdc.postgres.pgoutput import Attribute, Changes, Relation
+from pyops.cdc.postgres.changes import Attribute, ChangeBatch, Relation
 
 EPOCH = datetime(2000, 1, 1)
 
@@ -279,7 +279,7 @@ class Reference:
             self._event(each, "t", [None] * len(each.attributes))
 
 
-def events_of(changes: Iterable[Changes]) -> list[Event]:
+def events_of(changes: Iterable[ChangeBatch]) -> list[Event]:
     """What the fast decoder found, in the order of the stream."""
     found = [
         Event(part.relation, op, lsn, seq, xid, at, tuple(unchanged), tuple(values))

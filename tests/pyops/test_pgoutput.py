@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyops.cdc.postgres.pgoutput import Attribute, CorruptStreamError, Decoder, Relation, lsn_text
+from pyops.cdc.postgres.changes import Attribute, Relation, lsn_text
+from pyops.cdc.postgres.pgoutput import CorruptStreamError, Decoder
 from tests.pyops import reference_decoder as wire
 from tests.pyops.conftest import Lab, Sql, examples, execute
 from tests.pyops.reference_decoder import CorruptError, Event, Reference, events_of

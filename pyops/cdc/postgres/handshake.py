@@ -4,12 +4,13 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pyops.cdc.postgres.pgoutput import lsn_text
-from pyops.cdc.postgres.publication import Facts, Member, Publications
+from pyops.cdc.postgres.changes import lsn_text
+from pyops.cdc.postgres.publication import Member, Publications
 from pyops.cdc.postgres.slot import Server, Slot, create_slot, drop_slot, look_at_slot
 from pyops.config.project import Project, Table
 from pyops.errors import OperationError, PyopsError, SchemaChangeError, TransientError
 from pyops.records import Captured, Offset
+from pyops.sources.postgres.catalog import Facts
 from pyops.sources.postgres.session import Session
 from pyops.sources.protocol import Chunk
 from pyops.sql import identifier

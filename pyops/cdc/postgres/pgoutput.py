@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pyops.cdc.postgres.changes import Attribute, ChangeBatch, Relation, lsn_text
 from pyops.cdc.postgres.wire import Bools, Buffer, CorruptBytesError, Ints, Values, joined, split
 from pyops.errors import OperationError
 
@@ -29,61 +30,6 @@ class CorruptStreamError(OperationError):
 
 
 @dataclass(frozen=True)
-class Attribute:
-    """A column as a Relation message describes it; ``modifier`` is -1 for none."""
-
-    name: str
-    type_oid: int
-    modifier: int
-    is_key: bool
-
-
-@dataclass(frozen=True)
-class Relation:
-    """One version of a table: whatever is altered makes another one.
-
-    ``identity`` is its replica identity: d(efault), f(ull), i(ndex) or n(othing); ``attributes``
-    are the published columns, in order.
-    """
-
-    oid: int
-    schema: str
-    name: str
-    identity: str
-    attributes: tuple[Attribute, ...]
-
-
-@dataclass(frozen=True)
-class Changes:
-    """Changes of one version of one relation, in the order of the stream.
-
-    An update that changes the key is two events: a ``d`` of the old key, and a ``c`` of the new one
-    right after it. So a ``c`` with something in ``unchanged`` is always the second half of such a
-    pair: what was not sent is what the old key had.
-
-    Arrow arrays: ``op`` string (c, u, d, t); ``lsn`` int64, the commit position; ``seq`` int64, the
-    place in the transaction over all relations; ``xid`` int64, 32 bits of it; ``committed_at``
-    timestamp[us], UTC; ``unchanged`` list of string, never NULL; ``values`` a string view for each
-    attribute, NULL for NULL and for what was not sent. ``bytes`` is the length of all texts.
-    """
-
-    relation: Relation
-    op: pa.Array
-    lsn: pa.Array
-    seq: pa.Array
-    xid: pa.Array
-    committed_at: pa.Array
-    unchanged: pa.Array
-    values: tuple[pa.Array, ...]
-    bytes: int
-
-
-def lsn_text(position: int) -> str:
-    """A position in the log as PostgreSQL writes it."""
-    return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
-
-
-@dataclass(frozen=True)
 class _Transaction:
     """A transaction that is open at the end of a batch, and how much of it there was."""
 
@@ -96,7 +42,7 @@ class _Transaction:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Changes of one relation in a batch, each with its message and its place in that."""
+    """ChangeBatch of one relation in a batch, each with its message and its place in that."""
 
     relation: Relation
     op: npt.NDArray[np.str_]
@@ -121,13 +67,13 @@ class Decoder:
         self._relations: dict[int, Relation] = {}
         self._open: _Transaction | None = None
 
-    def decode(self, messages: pa.Array | pa.ChunkedArray) -> list[Changes]:
+    def decode(self, messages: pa.Array | pa.ChunkedArray) -> list[ChangeBatch]:
         """Decodes a binary array, a message a row: one part for each version of each relation.
 
         Messages that are invalid or cut short are a CorruptStreamError.
         """
         chunks = messages.chunks if isinstance(messages, pa.ChunkedArray) else [messages]
-        done: list[Changes] = []
+        done: list[ChangeBatch] = []
         for chunk in chunks:
             for part in split(chunk):
                 if len(part):
@@ -139,7 +85,7 @@ class Decoder:
         if self._open is not None:
             raise _corrupt(self._open, self._open.messages, "the stream ends early")
 
-    def _decode(self, part: pa.Array) -> list[Changes]:
+    def _decode(self, part: pa.Array) -> list[ChangeBatch]:
         batch: _Batch | None = None
         try:
             batch = _Batch(Buffer(part), self._open)
@@ -407,13 +353,13 @@ def _rows(
     )
 
 
-def _arrow(batch: _Batch, rows: _Rows, seq: Ints) -> Changes:
+def _arrow(batch: _Batch, rows: _Rows, seq: Ints) -> ChangeBatch:
     number = batch.number[rows.message]
     try:
         values = tuple(batch.buffer.texts(column) for column in rows.values)
     except pa.ArrowInvalid:
         raise CorruptBytesError("a text is not UTF-8", int(rows.message[0])) from None
-    return Changes(
+    return ChangeBatch(
         rows.relation,
         pa.array(rows.op, pa.string()),
         pa.array(batch.lsns[number]),

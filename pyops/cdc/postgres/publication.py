@@ -16,41 +16,12 @@ from dataclasses import dataclass, replace
 from pyops.config.project import Project, Table
 from pyops.errors import OperationError
 from pyops.records import Captured
+from pyops.sources.postgres.catalog import Facts, replica_facts
 from pyops.sources.postgres.session import Session
 from pyops.sql import columns as listed
 from pyops.sql import identifier, qualified
 from pyops.words import did_you_mean
 
-_FACTS = """
-SELECT
-    c.oid::bigint, c.relkind::text, c.relpersistence::text, c.relreplident::text,
-    pg_has_role(c.relowner, 'USAGE'),
-    coalesce((
-        SELECT json_agg(a.attname ORDER BY k.place)::text
-        FROM pg_index AS i
-        CROSS JOIN unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (attnum, place)
-        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-        WHERE i.indrelid = c.oid AND i.indisprimary
-    ), '[]'),
-    coalesce((
-        SELECT json_agg(a.attname)::text
-        FROM pg_index AS i
-        CROSS JOIN unnest(i.indkey::smallint[]) AS k (attnum)
-        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-        WHERE i.indrelid = c.oid AND CASE c.relreplident
-            WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false
-        END
-    ), '[]'),
-    (
-        SELECT json_agg(a.attname ORDER BY a.attnum)::text
-        FROM pg_attribute AS a
-        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-            AND (a.attgenerated = '' OR a.attgenerated = $3)
-    )
-FROM pg_class AS c
-JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND c.relname = $2
-"""
 # What was altered and altered back was another publication meanwhile: xmin tells, the oid does not.
 _PUBLICATIONS = """
 SELECT pubname::text, p.xmin::text::bigint, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot
@@ -67,39 +38,6 @@ LEFT JOIN pg_publication_rel AS r ON r.prpubid = p.oid AND r.prrelid = c.oid
 LEFT JOIN pg_publication_namespace AS s ON s.pnpubid = p.oid AND s.pnnspid = n.oid
 WHERE t.pubname = ANY ($1::text::text[])
 """
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the source's catalog says of a table that is to be captured.
-
-    ``kind``, ``persistence`` and ``identity`` are ``relkind``, ``relpersistence`` and
-    ``relreplident`` of ``pg_class``; ``is_owned`` says whether our user has the rights of its
-    owner; ``identity_columns`` are those that an update or delete names its row by; ``columns`` are
-    all that can be published.
-    """
-
-    oid: int
-    schema: str
-    name: str
-    kind: str
-    persistence: str
-    identity: str
-    is_owned: bool
-    primary_key: tuple[str, ...]
-    identity_columns: tuple[str, ...]
-    columns: tuple[str, ...]
-
-    @property
-    def qualified(self) -> str:
-        """The quoted name; of this table alone, not of those that inherit from it."""
-        only = "" if self.kind == "p" else "ONLY "
-        return only + qualified(self.schema, self.name)
-
-    @property
-    def has_identity(self) -> bool:
-        """Whether its updates and deletes can be published at all."""
-        return self.identity == "f" or bool(self.identity_columns)
 
 
 @dataclass(frozen=True)
@@ -138,20 +76,14 @@ class Publications:
 
     def facts(self, table: Table) -> Facts:
         """Looks a table up, and refuses what could not be captured or would harm the source."""
-        schema, name = table.postgres.schema_, table.name
-        # Generated columns that are stored can be published since PostgreSQL 18.
-        generated = "s" if self.version >= 180000 else ""
-        rows = self.session.query(_FACTS, schema, name, generated)
-        if not rows:
+        facts = replica_facts(
+            self.session, table.postgres.schema_, table.name, version=self.version
+        )
+        if facts is None:
             raise OperationError(
-                f"{table}: there is no table {schema}.{name} at the source",
+                f"{table}: there is no table {table.postgres.schema_}.{table.name} at the source",
                 hint="names are case-sensitive; `schema` in pyops.yml says where it is",
             )
-        oid, kind, persistence, identity, owned, *names = rows[0]
-        key, identifying, columns = (tuple(json.loads(text or "[]")) for text in names)
-        facts = Facts(
-            *(oid, schema, name, kind, persistence, identity, owned, key, identifying, columns)
-        )
         self._refuse(table, facts)
         return facts
 

@@ -12,7 +12,7 @@ from datetime import datetime
 
 import pyarrow as pa
 
-from pyops.cdc.postgres.pgoutput import lsn_text
+from pyops.cdc.postgres.changes import lsn_text
 from pyops.errors import OperationError, PyopsError, TransientError
 from pyops.sources.postgres.session import Session
 from pyops.sql import identifier, literal

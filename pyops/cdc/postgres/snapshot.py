@@ -7,14 +7,14 @@ from datetime import datetime
 from functools import partial
 
 from pyops.cdc.changelog import log_write
+from pyops.cdc.postgres.changes import lsn_text
 from pyops.cdc.postgres.handshake import Opened, join
-from pyops.cdc.postgres.pgoutput import lsn_text
-from pyops.cdc.postgres.publication import Facts, Member
+from pyops.cdc.postgres.publication import Member
 from pyops.cdc.postgres.slot import await_transactions
 from pyops.config.project import Table
 from pyops.errors import OperationError
 from pyops.records import Captured
-from pyops.sources.postgres.catalog import describe
+from pyops.sources.postgres.catalog import Facts, describe
 from pyops.sources.postgres.plan import table_mappings
 from pyops.sources.postgres.session import Session
 from pyops.sources.protocol import Chunk

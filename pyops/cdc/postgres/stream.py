@@ -10,8 +10,9 @@ from itertools import chain
 import pyarrow as pa
 
 from pyops.cdc.changelog import META, log_write
+from pyops.cdc.postgres.changes import ChangeBatch, Relation, lsn_text
 from pyops.cdc.postgres.handshake import Opened, check_slot
-from pyops.cdc.postgres.pgoutput import Changes, Decoder, Relation, lsn_text
+from pyops.cdc.postgres.pgoutput import Decoder
 from pyops.cdc.postgres.slot import MESSAGES, Pulse, advance_slot, look_at_server, peek, pulse
 from pyops.config.project import Table
 from pyops.errors import OperationError
@@ -67,7 +68,7 @@ class StagedChanges:
         found = self.tables.get(relation.oid)
         return self.keys.get(found[0].name, ()) if found else ()
 
-    def add(self, changes: Changes) -> None:
+    def add(self, changes: ChangeBatch) -> None:
         """Stages changes; those that belong to no captured table are left out."""
         relation = changes.relation
         if relation.oid not in self.tables:

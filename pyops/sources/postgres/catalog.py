@@ -1,5 +1,6 @@
 """What PostgreSQL's catalog says: tables and their columns, types, open transactions."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,36 @@ LEFT JOIN (elements JOIN pg_type AS e ON e.oid = elements.oid AND e.typtype <> '
 ORDER BY b.attnum
 """
 
+_FACTS = """
+SELECT
+    c.oid::bigint, c.relkind::text, c.relpersistence::text, c.relreplident::text,
+    pg_has_role(c.relowner, 'USAGE'),
+    coalesce((
+        SELECT json_agg(a.attname ORDER BY k.place)::text
+        FROM pg_index AS i
+        CROSS JOIN unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (attnum, place)
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+        WHERE i.indrelid = c.oid AND i.indisprimary
+    ), '[]'),
+    coalesce((
+        SELECT json_agg(a.attname)::text
+        FROM pg_index AS i
+        CROSS JOIN unnest(i.indkey::smallint[]) AS k (attnum)
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+        WHERE i.indrelid = c.oid AND CASE c.relreplident
+            WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false
+        END
+    ), '[]'),
+    (
+        SELECT json_agg(a.attname ORDER BY a.attnum)::text
+        FROM pg_attribute AS a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+            AND (a.attgenerated = '' OR a.attgenerated = $3)
+    )
+FROM pg_class AS c
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2
+"""
 # Locks first, prepared transactions second: a transaction on its way from one to the other is in
 # both for a moment, and so is missed by neither.
 _VIRTUAL_TRANSACTIONS = """
@@ -91,6 +122,39 @@ class TableShape:
 
     def column(self, name: str) -> Column | None:
         return next((c for c in self.columns if c.name == name), None)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the source's catalog says of a table that may be captured.
+
+    ``kind``, ``persistence`` and ``identity`` are ``relkind``, ``relpersistence`` and
+    ``relreplident`` of ``pg_class``; ``is_owned`` says whether our user has the rights of its
+    owner; ``identity_columns`` are those that an update or delete names its row by; ``columns`` are
+    all that can be published.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    persistence: str
+    identity: str
+    is_owned: bool
+    primary_key: tuple[str, ...]
+    identity_columns: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    @property
+    def qualified(self) -> str:
+        """The quoted name; of this table alone, not of those that inherit from it."""
+        only = "" if self.kind == "p" else "ONLY "
+        return only + qualified(self.schema, self.name)
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether its updates and deletes can be published at all."""
+        return self.identity == "f" or bool(self.identity_columns)
 
 
 def describe(session: Session, schema: str, name: str) -> TableShape:
@@ -157,3 +221,16 @@ def transaction_owners(session: Session) -> dict[str, str]:
     return {name: f"process {pid}" for name, pid in virtual} | {
         name: f"prepared transaction {gid!r}" for name, gid in prepared
     }
+
+
+def replica_facts(session: Session, schema: str, name: str, *, version: int) -> Facts | None:
+    """What the catalog says of a table that may be captured; None if there is no such table."""
+    # Generated columns that are stored can be published since PostgreSQL 18.
+    rows = session.query(_FACTS, schema, name, "s" if version >= 180000 else "")
+    if not rows:
+        return None
+    oid, kind, persistence, identity, owned, *names = rows[0]
+    key, identifying, columns = (tuple(json.loads(text or "[]")) for text in names)
+    return Facts(
+        *(oid, schema, name, kind, persistence, identity, owned, key, identifying, columns)
+    )
