@@ -813,7 +813,7 @@ def test_commands_show_slots_and_fail_beyond_a_limit(lab: Lab, sql: Sql) -> None
         assert (done.returncode, SLOT in done.stdout, " MB" in done.stdout) == (0, True, True)
         done = command(lab.directory, *name, "--fail-if-lag", "1MB", "--json")
         assert done.returncode == 1
-        assert "bytes behind, which is more than it may be" in done.stderr
+        assert "bytes behind, above the limit" in done.stderr
         assert '"lag_bytes"' in done.stdout
     done = command(lab.directory, "status", "--fail-if-lag", "much")
     assert (done.returncode, "--fail-if-lag: invalid size 'much'" in done.stderr) == (2, True)
@@ -822,7 +822,12 @@ def test_commands_show_slots_and_fail_beyond_a_limit(lab: Lab, sql: Sql) -> None
         2,
         True,
     )
-    done = command(lab.directory, "cdc", "--interval", "soon")
+    done = command(lab.directory, "cdc", "--interval", "5s")
+    assert (done.returncode, "--interval means nothing without --follow" in done.stderr) == (
+        2,
+        True,
+    )
+    done = command(lab.directory, "cdc", "--follow", "--interval", "soon")
     assert (done.returncode, "--interval: invalid duration 'soon'" in done.stderr) == (2, True)
     done = command(lab.directory, "snapshot", "t", "--json")
     assert (done.returncode, '"mode": "snapshot"' in done.stdout) == (0, True)

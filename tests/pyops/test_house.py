@@ -14,7 +14,7 @@ ROOMS = (
     "root",
 )
 # Where two rooms play the same part, their modules share a name.
-SAME_PART = {"__init__", "capture", "plan", "protocol", "read", "validate"}
+SAME_PART = {"__init__", "capture", "plan", "protocol", "read", "slot", "snapshot", "validate"}
 
 
 def modules() -> Iterator[tuple[Path, ast.Module]]:
