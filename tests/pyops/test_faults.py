@@ -215,12 +215,17 @@ def halt_at(owner: Any, name: str, reached: Event, released: Event) -> None:
 
 @contextmanager
 def halted(
-    project: Project, owner: Any, name: str, *, command: str = "extract"
+    project: Project,
+    owner: Any,
+    name: str,
+    *,
+    command: str = "extract",
+    arguments: tuple[str, ...] = (),
 ) -> Iterator[tuple[Command, Event]]:
     """A command that has come behind a function and waits there until the event is set."""
     reached, released = _forked.Event(), _forked.Event()
     hook = functools.partial(halt_at, owner, name, reached, released)
-    started = project.start(hook=hook, command=command)
+    started = project.start(*arguments, hook=hook, command=command)
     wait_for(lambda: reached.is_set() or started.process.exitcode is not None, name)
     assert reached.is_set(), started.end()
     try:
