@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from datetime import timedelta
 from typing import Any
 
 import duckdb
+import pytest
 
 from pyops.cdc.postgres.stream import StagedChanges
+from pyops.commands.cdc import follow
 from pyops.commands.snapshot import snapshot
 from pyops.records import Captured, Offset
+from pyops.sources.postgres.session import Session
 from tests.pyops.change_log import at_source, current, events, ops
 from tests.pyops.conftest import Connect, Lab, Sql
 
@@ -217,3 +222,48 @@ def test_transactions_are_told_apart_where_their_numbers_begin_anew() -> None:
     with duckdb.connect() as connection:
         new = connection.execute(query + staged._is_new(captured)).fetchall()
     assert new == [(150, xid) for xid in (2**32 - 2, 3, 5, 6)] + [(250, xid) for xid in xids]
+
+
+def test_followed_source_that_idles_is_asked_little_and_writes_nothing(
+    lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviour 24: sessions are kept; offset and slot move when much log is kept, or in time."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY)")
+    project = lab.configure(CDC)
+    lab.capture(CDC)
+    file = lab.directory / "warehouse.duckdb"
+    position = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots"
+    seen: list[tuple[Any, ...]] = []
+    asked: list[str] = []
+    query = Session.query
+
+    def counted(session: Session, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        asked.append(statement)
+        return query(session, statement, *parameters)
+
+    def rest(_: float) -> None:
+        pids = sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'pyops' ORDER BY 1")
+        seen.append((pids, file.stat().st_mtime_ns, sql(position), len(asked)))
+        if len(seen) == 5:
+            sql("INSERT INTO t SELECT n FROM generate_series(1, 100) AS n")
+        if len(seen) == 8:
+            monkeypatch.setattr("pyops.cdc.postgres.stream.IDLE_BYTES", 1)
+            sql("CREATE TABLE other AS SELECT 1 AS id")
+        if len(seen) == 10:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "query", counted)
+    runs = "SELECT count(*) FROM pyops.runs"
+    before = lab.rows(runs)
+    with pytest.raises(KeyboardInterrupt):
+        follow(project, interval=timedelta(seconds=1), sleep=rest)
+    assert len({tuple(pids) for pids, *_ in seen}) == 1, "the sessions are the same all the while"
+    assert len(seen[0][0]) == 2
+    idle, landed, moved = seen[1:5], seen[5:8], seen[8:]
+    assert len({(mtime, str(slot)) for _, mtime, slot, _ in idle}) == 1, "nothing is written"
+    assert all(b[3] - a[3] <= 3 for a, b in itertools.pairwise(idle))
+    assert landed[0][1] > idle[-1][1]
+    assert len({mtime for _, mtime, *_ in landed}) == 1
+    assert moved[0][2] != landed[-1][2], "other log is let go"
+    assert lab.rows("SELECT count(*) FROM raw.t__changes") == [(100,)]
+    assert lab.rows(runs)[0][0] == before[0][0] + 1, "a look that finds nothing is no run"
