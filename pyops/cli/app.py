@@ -293,8 +293,7 @@ def list_letters(
 
 @command(dlq, "whole_letters", "show")
 def show_letters(
-    project: "Project",
-    ids: Annotated[list[int], typer.Argument(help="Numbers of dead letters.")],
+    project: "Project", ids: Annotated[list[int], typer.Argument(help="Numbers of dead letters.")]
 ) -> Any:
     """Show dead letters with their values and whole rows."""
     from pyops.commands.dlq import dead_letters
