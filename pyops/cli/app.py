@@ -39,9 +39,7 @@ app, slot, dlq = (
 app.add_typer(slot, name="slot")
 app.add_typer(dlq, name="dlq")
 
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done; write nothing anywhere.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
 Sources = Annotated[
     list[str] | None, typer.Argument(help="Sources; all that have cdc tables if none.")
 ]
@@ -55,14 +53,13 @@ Tables = Annotated[
 Name = Annotated[str, typer.Argument(help="The table, as source.table or table.")]
 Day = datetime | None
 _ISO = ["%Y-%m-%d"]
-FILE = "pyops.yml"
 Everything = Annotated[bool, typer.Option("--all", help="Open and closed ones.")]
 _COMMON = {  # of every command
     "project_dir": (
         Annotated[Path, typer.Option(help="The folder that holds pyops.yml and dbt_project.yml.")],
         Path(),
     ),
-    "config": (Annotated[str, typer.Option(help="The configuration, in that folder.")], FILE),
+    "config": (Annotated[str, typer.Option(help="The configuration in it.")], "pyops.yml"),
     "as_json": (Annotated[bool, typer.Option("--json", help="Print one line of JSON.")], False),
 }
 
@@ -132,8 +129,8 @@ def extract(
     days = _days(day, first, last)
     if days and full_refresh:
         raise UsageError("--full-refresh and a range of days exclude each other")
-    what = {"full_refresh": full_refresh, "stage_only": stage, "dry_run": dry_run}
-    return extract(project, tables or (), days=days, listener=listener, **what)
+    how = {"full_refresh": full_refresh, "stage_only": stage, "dry_run": dry_run}
+    return extract(project, tables or (), days=days, listener=listener, **how)
 
 
 @command(app, "extractions")
@@ -293,8 +290,7 @@ def list_letters(
 
 @command(dlq, "whole_letters", "show")
 def show_letters(
-    project: "Project",
-    ids: Annotated[list[int], typer.Argument(help="Numbers of dead letters.")],
+    project: "Project", ids: Annotated[list[int], typer.Argument(help="Numbers of dead letters.")]
 ) -> Any:
     """Show dead letters with their values and whole rows."""
     from pyops.commands.dlq import dead_letters
@@ -357,6 +353,15 @@ def _days(day: datetime | None, first: datetime | None, last: datetime | None) -
     return Days(first.date(), last.date()) if first and last else None
 
 
+class _Lines(logging.Handler):
+    """Prints what the package logs to stderr, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from pyops.cli.render import stderr
+
+        stderr().print(record.getMessage(), markup=False)
+
+
 def complain(message: str, hint: str = "") -> None:
     """Prints an error to stderr, and what to do."""
     typer.echo(f"error: {message}", err=True)
@@ -381,7 +386,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is behind a shell's &
         signal.signal(signal.SIGINT, stop)
-    _print_log_records()
+    logger = logging.getLogger("pyops")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [_Lines()]
     mount_demo(sys.argv[1:])
     try:
         app()
@@ -411,17 +418,3 @@ def mount_demo(arguments: Sequence[str]) -> None:
         from pyops.demo.cli import app as demo
 
         app.add_typer(demo, name="demo")
-
-
-def _print_log_records() -> None:
-    """Prints what the package logs to stderr, a line each."""
-
-    class Lines(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            from pyops.cli.render import stderr
-
-            stderr().print(record.getMessage(), markup=False)
-
-    logger = logging.getLogger("pyops")
-    logger.setLevel(logging.INFO)
-    logger.handlers = [Lines()]

@@ -15,6 +15,7 @@ from pyops.errors import OperationError, Outcome, PyopsError, UsageError
 from pyops.interrupt import interruptible
 from pyops.records import Run, utc_now
 from pyops.sql import literal
+from pyops.staging import memory
 from pyops.warehouse.fold import number_events
 from pyops.warehouse.protocol import Attached, Commit, Compacted, Where, Write
 
@@ -82,6 +83,7 @@ def _compact(invocation: Invocation, table: Table, manifest: Manifest, now: date
             invocation.stage(recording) as stage,
             invocation.warehouse.attached(stage, read_only=False) as at,
         ):
+            stage.make_room(memory.FOR_LOGS)
             folding = _Folding(at, table, manifest, done)
             done = interruptible(folding.look, cancel=at.connection.interrupt)
             commit = interruptible(folding.commit, cancel=at.connection.interrupt)

@@ -18,6 +18,7 @@ from pyops.errors import OperationError, TransientError, UsageError
 from pyops.interrupt import interruptible
 from pyops.records import Relation, Run, TableId
 from pyops.sql import identifier, json_pointer, literal
+from pyops.staging import memory
 from pyops.staging.file import busy, discard, kept
 from pyops.warehouse.fold import MOVES, number_events
 from pyops.warehouse.protocol import Attached, Commit, Where, Write
@@ -79,6 +80,7 @@ def erase(project: Project, name: str, key: Sequence[str], *, dry_run: bool = Fa
         invocation.stage(recording) as stage,
         invocation.warehouse.attached(stage, read_only=False) as at,
     ):
+        stage.make_room(memory.FOR_LOGS)
         erasing = _Erasing(wanted, at)
         found = interruptible(lambda: erasing.count(len(staged)), cancel=at.connection.interrupt)
         commit = interruptible(lambda: erasing.commit(found), cancel=at.connection.interrupt)

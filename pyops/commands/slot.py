@@ -123,11 +123,7 @@ def _status(project: Project, source: str) -> SlotStatus:
 
 
 def _compared(
-    status: SlotStatus,
-    offset: Offset,
-    server: Server,
-    slot: Slot | None,
-    session: Session,
+    status: SlotStatus, offset: Offset, server: Server, slot: Slot | None, session: Session
 ) -> SlotStatus:
     lag = max(server.flushed - offset.lsn, 0)
     seconds = None

@@ -97,13 +97,7 @@ def dead_letter_rules(gates: Gates, results: Sequence[GateResult]) -> list[DeadL
             continue
         name = result.column_name
         if result.gate == "max_null_rate":
-            rules.append(
-                DeadLetterRule(
-                    is_null(name),
-                    name,
-                    "it is NULL, above the gate's limit",
-                )
-            )
+            rules.append(DeadLetterRule(is_null(name), name, "it is NULL, above the gate's limit"))
         elif result.gate == "expect":
             text = gates.expect[name].check
             reason = f"it breaks the expectation {name}: {one_line(text)}"
@@ -317,14 +311,7 @@ class _Evaluation:
         return failing / self.count if self.count else 0.0
 
     def _rate(
-        self,
-        gate: str,
-        name: str,
-        limit: Limit[float],
-        failing: int,
-        *,
-        query: str,
-        message: str,
+        self, gate: str, name: str, limit: Limit[float], failing: int, *, query: str, message: str
     ) -> GateResult:
         figure = self._share(failing)
         return self._result(

@@ -24,11 +24,7 @@ def evaluate(
     """Evaluates a table's gates, or some families of them, on staged rows; changes nothing."""
     with references(warehouse, stage, table):
         return gates.evaluate(
-            stage.connection,
-            table.config.gates,
-            history=recent_rows,
-            now=utc_now(),
-            checks=checks,
+            stage.connection, table.config.gates, history=recent_rows, now=utc_now(), checks=checks
         )
 
 

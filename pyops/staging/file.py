@@ -189,7 +189,7 @@ class Stage:
         """
         width = self._widths.setdefault(table, memory.Width())
         width.add(len(arrived), size)
-        self._allow(memory.needed(len(mappings), width.widest))
+        self.make_room(memory.needed(len(mappings), width.widest))
         with memory.registered(self.connection, "arrived", arrived):
             while True:
                 try:
@@ -200,7 +200,7 @@ class Stage:
                     most = memory.FIXED + memory.MOST_COPIES * size
                     if not is_too_little or self._memory > most:
                         raise
-                    self._allow(2 * self._memory)
+                    self.make_room(2 * self._memory)
 
     def add_arrived(
         self, table: str, mappings: Mapping[str, ColumnMapping], *, key: tuple[str, ...], where: str
@@ -211,11 +211,7 @@ class Stage:
         self._execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} AS {select} LIMIT 0")
         self._execute(f"INSERT INTO {name} {select}")
 
-    def make_room(self, columns: int) -> None:
-        """Lets DuckDB take what rows of so many columns need."""
-        self._allow(memory.LEAST + memory.OF_COLUMN * columns)
-
-    def _allow(self, size: int) -> None:
+    def make_room(self, size: int) -> None:
         """Lets DuckDB have so many bytes, if it has not."""
         if size > self._memory:
             self._execute(f"SET memory_limit = '{size}B'")
@@ -263,15 +259,8 @@ class Stage:
                 "CREATE OR REPLACE TABLE rows AS SELECT * FROM rows QUALIFY"
                 f" rank() OVER (PARTITION BY {keys} ORDER BY {order} DESC NULLS LAST) = 1"
             )
-        left = self._number("SELECT count(*) FROM rows")
-        if left > distinct:
-            names = ", ".join(key)
-            newest = f" and equal {newest_by}" if newest_by else ""
-            raise DataError(
-                f"{table}: {left - distinct} rows have the same primary key ({names}){newest} as"
-                " another row: which of them is the newest cannot be known",
-                hint="name the columns that do identify a row in `primary_key`",
-            )
+        if (left := self._number("SELECT count(*) FROM rows")) > distinct:
+            raise _equal_keys(table, key, newest_by, left - distinct)
         return int(total - left)
 
     def _execute(self, statement: str) -> tuple[int, ...]:
@@ -288,6 +277,15 @@ class Stage:
 
     def _number(self, statement: str) -> int:
         return self._execute(statement)[0]
+
+
+def _equal_keys(table: str, key: tuple[str, ...], newest_by: str | None, rows: int) -> DataError:
+    newest = f" and equal {newest_by}" if newest_by else ""
+    return DataError(
+        f"{table}: {rows} rows have the same primary key ({', '.join(key)}){newest} as another row:"
+        " which of them is the newest cannot be known",
+        hint="name the columns that do identify a row in `primary_key`",
+    )
 
 
 def sweep(directory: Path) -> list[tuple[Path, Run | None]]:

@@ -22,6 +22,7 @@ OF_COLUMN = 2_000_000
 _ROWS_AT_ONCE = 2048
 _COPIES = 3
 MOST_COPIES = 20
+FOR_LOGS = 300_000_000  # to rewrite a change log; what needs more of it spills
 
 
 def needed(columns: int, width: int) -> int:

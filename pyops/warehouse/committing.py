@@ -13,16 +13,7 @@ from pyops.records import CHANGE_COLUMNS, Run, TableId, utc_now
 from pyops.sql import identifier, qualified
 from pyops.staging.columns import key_json
 from pyops.warehouse import bookkeeping
-from pyops.warehouse.protocol import (
-    Append,
-    ByDays,
-    ByFiles,
-    ByKey,
-    Commit,
-    Where,
-    Whole,
-    Write,
-)
+from pyops.warehouse.protocol import Append, ByDays, ByFiles, ByKey, Commit, Where, Whole, Write
 from pyops.warehouse.schema import BATCH_HINT, SchemaChange, compare, refuse
 
 _LOG_HINT = "nothing was landed: set on_schema_change: evolve, at least for one run"

@@ -19,7 +19,7 @@ from pyops.sources.files.find import File
 from pyops.sources.files.json import NOT_BLANK, Rows, free_mark
 from pyops.sources.files.lines import Chunk, Refused, chunks, without
 from pyops.sql import identifier
-from pyops.staging import casts
+from pyops.staging import casts, memory
 from pyops.staging.columns import DEAD_LETTER, ColumnMapping
 from pyops.staging.connect_types import ConnectType, mapping_of, mapping_of_configured
 from pyops.staging.file import Stage
@@ -147,7 +147,7 @@ class StagedEvents:
     def writes(self, at: Attached, names: Sequence[str]) -> list[Write]:
         """What was staged of these files: one write for the refused, one for each version."""
         connection = self.stage.connection
-        self.stage.make_room(len(self.rows.columns))
+        self.stage.make_room(memory.LEAST + memory.OF_COLUMN * len(self.rows.columns))
         self._take_out_unavailable()
         refused = (
             "SELECT NULL AS key, NULL AS column_name, NULL AS value, reason, payload,"

@@ -75,9 +75,7 @@ class Copy:
                 schema, batches, mappings, key=self.key, cancel=session.cancel, progress=note
             )
         recording.note(
-            rows_read=read,
-            bytes_read=size,
-            upper_bound=lsn_text(self.captured.snapshot_lsn),
+            rows_read=read, bytes_read=size, upper_bound=lsn_text(self.captured.snapshot_lsn)
         )
         with recording.warehouse.attached(stage) as at:
             rows = self._rows(at)

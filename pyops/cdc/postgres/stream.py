@@ -212,11 +212,7 @@ class Stream:
                 )
 
     def _stage_stream(
-        self,
-        batches: Iterator[pa.RecordBatch],
-        target: Pulse,
-        stage: Stage,
-        recording: Recording,
+        self, batches: Iterator[pa.RecordBatch], target: Pulse, stage: Stage, recording: Recording
     ) -> Commit:
         opened = self.opened
         recording.note(lower_bound=lsn_text(opened.offset.lsn))

@@ -117,10 +117,7 @@ class Tables(Source):
             if superseded := stage.keep_newest(key, newest_by, table=str(table)):
                 _log.info("%s: %d rows superseded by newer ones", table, superseded)
         return Staged(
-            plan.commit(),
-            rows,
-            size,
-            stage.null_count(plan.cursor.column) if plan.cursor else 0,
+            plan.commit(), rows, size, stage.null_count(plan.cursor.column) if plan.cursor else 0
         )
 
     def compare(self, table: Table, state: TableState, stage: Stage) -> Staged:

@@ -165,11 +165,7 @@ class Session:
 
 
 def connect(
-    dsn: str,
-    *,
-    name: str = "",
-    attempts: int = 4,
-    sleep: Callable[[float], None] = time.sleep,
+    dsn: str, *, name: str = "", attempts: int = 4, sleep: Callable[[float], None] = time.sleep
 ) -> Session:
     """Connects and pins the session's settings; what is transient is tried again with backoff.
 
