@@ -32,6 +32,13 @@ run: setup ## the demo: a real PostgreSQL shop, landed, modelled and tested; the
 test: setup ## the tests: real PostgreSQL, real DuckDB, real dbt
 	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
+# The oldest PostgreSQL that is served, by the folder of its programs; Debian's package has it there.
+test-servers: export TEST_POSTGRES ?= /usr/lib/postgresql/15/bin
+test-servers: setup ## the tests of what a server does, on PostgreSQL 15
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist worksteal $(addprefix tests/pyops/test_,\
+		cdc_faults.py cdc_landing.py cdc_schema.py cdc_source.py cdc_traffic.py pgoutput.py \
+		incremental.py reconciliation.py)
+
 test-deep: setup ## the property tests, on twenty times as many examples
 	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist worksteal -m hypothesis --hypothesis-profile deep
 
@@ -83,4 +90,4 @@ clean: ## stop the demo and remove everything that was built here
 	-$(BIN)/pyops demo down --delete
 	rm -rf .pyops .venv bench/.venv lint/.venv target logs dbt_packages warehouse.duckdb warehouse.duckdb.wal
 
-.PHONY: help deps setup run test test-deep lint docs docs-test changes bench clean
+.PHONY: help deps setup run test test-servers test-deep lint docs docs-test changes bench clean

@@ -49,14 +49,18 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Server:
-    """A PostgreSQL server by its data directory, which its first start makes."""
+    """A PostgreSQL server by its data directory, which its first start makes.
+
+    ``programs`` is the ``bin`` folder of another installation than the embedded one.
+    """
 
     data_directory: Path
+    programs: Path | None = None
 
     @property
     def bin_path(self) -> Path:
         """The folder of psql, pgbench, pg_recvlogical and the other programs."""
-        return _installation() / "bin"
+        return self.programs or _installation() / "bin"
 
     def dsn(self, database: str = "postgres") -> str:
         """The libpq URI of a database of this server, running or not."""
@@ -168,8 +172,12 @@ class Server:
         if account:
             os.chown(fresh, account.pw_uid, account.pw_gid)
         arguments = ["--pgdata", str(fresh), "--username", "postgres", "--auth", "trust"]
-        arguments += ["--encoding", "UTF8", "--locale", "C", "--no-instructions"]
-        arguments += ["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]
+        arguments += ["--encoding", "UTF8", "--no-instructions"]
+        if self.programs is None:
+            arguments += ["--locale", "C", "--locale-provider", "builtin"]
+            arguments += ["--builtin-locale", "C.UTF-8"]
+        else:  # which may be older than the provider
+            arguments += ["--locale", "C.UTF-8"]
         arguments += [] if sync else ["--no-sync"]
         done = self._run("initdb", arguments)
         if done.returncode != 0:

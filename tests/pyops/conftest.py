@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import signal
 import tempfile
@@ -36,6 +37,10 @@ TEST_DATA = Path(__file__).parents[1] / "data"
 # What a test server loses when the machine loses power does not matter. Commits stay synchronous:
 # a change that was committed but not flushed yet is not in the stream, and tests wait for none.
 UNSAFE = {"fsync": "off", "full_page_writes": "off"}
+
+# `make test-servers` names another PostgreSQL than the embedded one: the folder of its programs.
+INSTALLED = Path(os.environ["TEST_POSTGRES"]) if "TEST_POSTGRES" in os.environ else None
+needs_18 = pytest.mark.skipif(INSTALLED is not None, reason="PostgreSQL 18 is the first to have it")
 
 _numbers = itertools.count(1)
 
@@ -96,7 +101,7 @@ def server() -> Iterator[Server]:
     # Not tmp_path: sockets want short paths, and where root runs this, pgserver must get in.
     folder = Path(tempfile.mkdtemp(prefix="pyops-test-"))
     folder.chmod(0o711)
-    server = Server(folder / "data")
+    server = Server(folder / "data", INSTALLED)
     try:
         server.start(UNSAFE)
         yield server

@@ -261,7 +261,8 @@ def test_any_traffic_ends_in_the_source_and_in_a_history_without_gap_or_overlap(
     models = ChangeModels(lab.directory)
     if not (lab.directory / "dbt_project.yml").exists():
         ChangeModels.made_in(lab.directory)
-    sql(f"CREATE TABLE {table} (id integer PRIMARY KEY, v integer, big text STORAGE EXTERNAL)")
+    sql(f"CREATE TABLE {table} (id integer PRIMARY KEY, v integer, big text)")
+    sql(f"ALTER TABLE {table} ALTER big SET STORAGE EXTERNAL")
     sql(f"ALTER TABLE {table} REPLICA IDENTITY {identity}")
     sql(f"INSERT INTO {table} SELECT n, 0, repeat('x', 3000) FROM generate_series(1, 4) AS n")
     project = lab.configure({table: {"mode": "cdc"}})

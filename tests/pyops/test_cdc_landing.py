@@ -125,7 +125,8 @@ def test_a_changed_key_is_a_delete_and_an_insert(lab: Lab, sql: Sql) -> None:
 
 def test_an_unchanged_toast_value_is_named_and_not_made_null(lab: Lab, sql: Sql) -> None:
     """Behaviour 18: `_unchanged` lists the columns PostgreSQL did not send."""
-    sql("CREATE TABLE t (id integer PRIMARY KEY, v integer, big text STORAGE EXTERNAL)")
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v integer, big text)")
+    sql("ALTER TABLE t ALTER big SET STORAGE EXTERNAL")
     sql("INSERT INTO t VALUES (1, 0, repeat('x', 10000)), (2, 0, repeat('y', 10000))")
     lab.capture(CDC)
     sql("UPDATE t SET v = 1")
@@ -195,7 +196,8 @@ def test_copies_of_one_moment_follow_each_other(lab: Lab, sql: Sql) -> None:
 
 def test_texts_of_megabytes_land_whole(lab: Lab, sql: Sql) -> None:
     """Behaviour 34: one of 10 MB, many of 1 MB, among small ones; and an update around one."""
-    sql("CREATE TABLE t (id integer PRIMARY KEY, n integer, v text STORAGE EXTERNAL)")
+    sql("CREATE TABLE t (id integer PRIMARY KEY, n integer, v text)")
+    sql("ALTER TABLE t ALTER v SET STORAGE EXTERNAL")
     lab.capture(CDC)
     sql("INSERT INTO t SELECT n, n, repeat('é', 500000) FROM generate_series(1, 60) AS n")
     sql("INSERT INTO t VALUES (0, 0, repeat('naïve ', 1800000)), (-1, 0, '')")

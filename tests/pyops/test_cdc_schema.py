@@ -12,7 +12,7 @@ from pyops.commands.cdc import capture
 from pyops.commands.snapshot import snapshot
 from pyops.errors import OperationError, SchemaChangeError
 from tests.pyops.change_log import at_source, current, events, ops
-from tests.pyops.conftest import Connect, Lab, Sql
+from tests.pyops.conftest import Connect, Lab, Sql, needs_18
 
 CDC: dict[str, dict[str, Any]] = {"t": {"mode": "cdc"}}
 CHANGES = "SELECT kind, column_name, old_type, new_type FROM pyops.schema_changes ORDER BY ALL"
@@ -183,6 +183,7 @@ def test_partitions_are_the_table_they_belong_to(lab: Lab, sql: Sql) -> None:
     assert current(lab, "t", ("id", "d")) == []
 
 
+@needs_18
 def test_stored_generated_columns_are_captured(lab: Lab, sql: Sql) -> None:
     """Behaviour 28: as the copy has them; virtual ones are in neither."""
     sql(

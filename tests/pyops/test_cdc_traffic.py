@@ -29,7 +29,8 @@ def test_any_traffic_cut_anywhere_ends_in_the_source(
 ) -> None:
     """Behaviours 15, 16, 18 to 22: with copies in between, and chunks of any size."""
     table, (identity, chunk) = f"t{next(_numbers)}", how
-    sql(f"CREATE TABLE {table} (id integer PRIMARY KEY, v integer, big text STORAGE EXTERNAL)")
+    sql(f"CREATE TABLE {table} (id integer PRIMARY KEY, v integer, big text)")
+    sql(f"ALTER TABLE {table} ALTER big SET STORAGE EXTERNAL")
     sql(f"ALTER TABLE {table} REPLICA IDENTITY {identity}")
     sql(f"INSERT INTO {table} SELECT n, 0, repeat('x', 3000) FROM generate_series(1, 4) AS n")
     project = lab.configure({table: {"mode": "cdc"}})

@@ -55,7 +55,8 @@ def files(lab: Lab) -> bytes:
 
 @pytest.fixture
 def users(sql: Sql) -> None:
-    sql("CREATE TABLE t (id integer PRIMARY KEY, email text, big text STORAGE EXTERNAL)")
+    sql("CREATE TABLE t (id integer PRIMARY KEY, email text, big text)")
+    sql("ALTER TABLE t ALTER big SET STORAGE EXTERNAL")
     sql("INSERT INTO t SELECT n, 'user ' || n, repeat(n::text, 3000) FROM generate_series(1, 4) n")
 
 

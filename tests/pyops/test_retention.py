@@ -47,7 +47,8 @@ def folded(lab: Lab, **options: Any) -> Compaction:
 
 @pytest.fixture
 def table(sql: Sql) -> None:
-    sql("CREATE TABLE t (id integer PRIMARY KEY, v integer, big text STORAGE EXTERNAL)")
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v integer, big text)")
+    sql("ALTER TABLE t ALTER big SET STORAGE EXTERNAL")
     sql("INSERT INTO t SELECT n, 0, repeat('x', 3000) FROM generate_series(1, 4) AS n")
 
 
@@ -65,7 +66,8 @@ def test_any_traffic_compacted_anywhere_ends_in_the_source(
 ) -> None:
     """Behaviours 15 to 22: what is folded, cut at any event, is the same rows as not folded."""
     table, (identity, cuts) = f"t{next(_numbers)}", how
-    sql(f"CREATE TABLE {table} (id integer PRIMARY KEY, v integer, big text STORAGE EXTERNAL)")
+    sql(f"CREATE TABLE {table} (id integer PRIMARY KEY, v integer, big text)")
+    sql(f"ALTER TABLE {table} ALTER big SET STORAGE EXTERNAL")
     sql(f"ALTER TABLE {table} REPLICA IDENTITY {identity}")
     sql(f"INSERT INTO {table} SELECT n, 0, repeat('x', 3000) FROM generate_series(1, 4) AS n")
     project = lab.configure({table: {"mode": "cdc", "retention": "0s"}})
