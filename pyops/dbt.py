@@ -24,18 +24,14 @@ _STORED = {"table", "incremental", "snapshot", "seed"}
 
 @dataclass(frozen=True)
 class Node:
-    """A model, snapshot or seed.
-
-    ``parents`` are the unique ids of what it reads; ``may_be_refreshed`` says whether
-    ``--full-refresh`` builds it again; ``keys`` has the columns tagged as a key of a raw table, by
-    the tag ``source.table.column``.
-    """
+    """A model, snapshot or seed."""
 
     name: str
     materialized: str
     relation: Relation
-    parents: tuple[str, ...]
-    may_be_refreshed: bool
+    parents: tuple[str, ...]  # the unique ids of what it reads
+    may_be_refreshed: bool  # whether ``--full-refresh`` builds it again
+    # The columns tagged as a key of a raw table, by the tag ``source.table.column``.
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -86,11 +82,7 @@ class Manifest:
         return cls(nodes, sources)
 
     def rememberers(self, relation: Relation) -> list[Node]:
-        """The nodes that read a raw table and remember what they have read.
-
-        Through what is made anew by every build, but not beyond one that remembers: what reads
-        that does not read the raw table.
-        """
+        """The nodes that remember what they read of a raw table, or of what is made anew of it."""
         return [node for node in self._below([relation], through=_MADE_ANEW) if node.remembers]
 
     def descendants(self, relations: Collection[Relation]) -> list[Node]:

@@ -23,10 +23,7 @@ def log_write(
     may_evolve: bool | None = None,
     is_recreated: bool = False,
 ) -> Write:
-    """Rows of one table to append to its log, given the SELECTs of them and of the dead letters.
-
-    Dead letters of keys that have changed since are superseded, unless others are named.
-    """
+    """Rows to append to a table's log; dead letters of keys that changed since are superseded."""
     if may_evolve is None:
         may_evolve = table.config.on_schema_change == "evolve"
     return Write(

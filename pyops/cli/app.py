@@ -1,7 +1,4 @@
-"""The command line: parses, calls, prints. Data goes to stdout, everything else to stderr.
-
-What a command needs is imported by that command: ``pyops --help`` must not wait for it.
-"""
+"""The command line: parses, calls, prints; data goes to stdout, all else to stderr."""
 
 import inspect
 import logging
@@ -17,7 +14,7 @@ import typer
 
 from pyops.errors import PyopsError, UsageError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what a command needs it imports: ``pyops --help`` must not wait for it
     from pyops.config.days import Days
     from pyops.config.project import Project
     from pyops.progress import Listener
@@ -67,10 +64,7 @@ _COMMON = {  # of every command
 def command(
     group: typer.Typer, shows: str, name: str | None = None
 ) -> Callable[[Callable[..., Any]], None]:
-    """Makes a command of a function that takes a project, perhaps a listener, and options.
-
-    What it returns is shown by the function ``shows`` of ``render``, which says the exit code.
-    """
+    """Makes a command of a function; ``render``'s function ``shows`` prints what it returns."""
 
     def register(function: Callable[..., Any]) -> None:
         def run(*, project_dir: Path, config: str, as_json: bool, **options: Any) -> None:
@@ -372,8 +366,8 @@ def complain(message: str, hint: str = "") -> None:
 def main() -> None:
     """Runs the command line; an error is a line or two on stderr and an exit code.
 
-    Exit codes: 0 done; 1 the data or the operation failed; 2 usage or configuration; 130 and 143
-    stopped by SIGINT (Ctrl-C) and SIGTERM. A second signal ends it at once, which is as safe.
+    0 done; 1 failed; 2 usage or configuration; 130 and 143 stopped by SIGINT and SIGTERM. A second
+    signal ends it at once, which is as safe.
     """
     received: list[int] = []
 

@@ -161,11 +161,7 @@ def cdc_tables(project: Project, source: str) -> list[Table]:
 def captured_sources(
     project: Project, names: Sequence[str] = (), *, with_slot: bool = False
 ) -> list[str]:
-    """The sources of these names; without names, those with cdc tables or a slot of theirs.
-
-    ``with_slot`` takes only sources that are read from a replication slot. A name that is not
-    configured, or is of another kind, is a UsageError.
-    """
+    """The sources of these names (or a UsageError); or all with cdc tables or a slot of theirs."""
     sources = {
         name: settings
         for name, settings in project.config.sources.items()

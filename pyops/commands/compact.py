@@ -1,7 +1,7 @@
 """``pyops compact``: changes older than a log's retention become one row a key.
 
-What is folded has been applied by everything in dbt that remembers, so that nobody waits for it; a
-model that is built again from the log afterwards ends in the same rows.
+What is folded has been applied by everything in dbt that remembers; what is built from the log
+again ends in the same rows.
 """
 
 from collections.abc import Sequence
@@ -175,10 +175,7 @@ class _Folding:
         return applied
 
     def _old(self, applied: dict[str, int]) -> str:
-        """The condition for the events before the first one that must stay.
-
-        Whole transactions: so a ``c`` is never parted from the ``d`` of the key it had before.
-        """
+        """The condition for events before the first one that must stay, in whole transactions."""
         is_old = f"_committed_at < {_timestamp(self.done.older_than)}"
         if applied:
             is_old += f" AND _load_id <= {min(applied.values())}"

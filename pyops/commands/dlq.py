@@ -1,7 +1,7 @@
 """``pyops dlq``: rows that could not be landed, kept whole until they can be or need not be.
 
-A dead letter is ``open`` until its row is landed by ``replay`` (``replayed``) or read again by a
-load, which then says itself what has become of it (``superseded``).
+A dead letter is ``open`` until ``replay`` lands its row (``replayed``) or a load reads it again
+(``superseded``).
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,7 @@
 """``pyops erase``: removes all that is kept of one key, wherever pyops and dbt have put it.
 
-What dbt remembers of a person is found by a tag: the column that holds the key has
-``meta: {pyops_key_of: source.table.column}``. Nothing of the key is printed, logged or recorded.
+In dbt it is found by a tag of its column: ``meta: {pyops_key_of: source.table.column}``. Nothing of
+the key is printed, logged or recorded.
 """
 
 import hashlib
@@ -317,10 +317,7 @@ class _Erasing:
         return Commit(tuple(writes), purges=f"{self._mine} AND ({self._letter})")
 
     def _completed_moves(self, table: TableId, condition: str) -> list[Write]:
-        """Gives rows that had this key before they got another what they were not sent with that.
-
-        Their values are in events of this key, which go; the rows live on.
-        """
+        """Gives rows that got another key what only events of this one have: those go."""
         log = self.at.name(table.target)
         gone = f"(SELECT _generation, _lsn, _seq FROM {log} WHERE _op = 'd' AND {condition})"
         following = (
@@ -341,11 +338,7 @@ class _Erasing:
         return [Write(table, {}, Where(is_one), fold.rewritten, is_rewrite=True)]
 
     def _rebuild(self) -> tuple[str, tuple[str, ...]]:
-        """The dbt command for what was made of the table and is not purged; and what it cannot do.
-
-        A table is made anew by any build. What remembers needs ``--full-refresh``, which would
-        lose what the log has no more: so not for one that reads a log with a retention.
-        """
+        """The dbt command for what was made of the table and not purged; and what it cannot do."""
         purged = {place.relation for place in self.places}
         reads_folded = (
             self.manifest.rememberers(self.table.target) if self.table.config.retention else []

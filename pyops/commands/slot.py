@@ -68,10 +68,7 @@ def slot_status(project: Project, names: Sequence[str] = ()) -> list[SlotStatus]
 def lagging(
     project: Project, statuses: Sequence[SlotStatus], limit: int | None = None
 ) -> list[SlotStatus]:
-    """Those further behind than ``limit``, or than their source's ``fail_if_lag``.
-
-    One with a problem is as far behind as can be; where there is no limit nothing is.
-    """
+    """Those further behind than ``limit``, or than their source's ``fail_if_lag``; or at fault."""
     found = []
     for status in statuses:
         most = limit if limit is not None else project.postgres(status.source).fail_if_lag
@@ -81,10 +78,7 @@ def lagging(
 
 
 def drop(project: Project, source: str) -> None:
-    """Drops a source's slot and the publications that pyops created; what was landed stays.
-
-    The next run creates new ones and re-snapshots every table, in a generation of its own.
-    """
+    """Drops a source's slot and the publications that pyops created; what was landed stays."""
     [source] = captured_sources(project, [source], with_slot=True)
     warehouse = open_warehouse(project)
     state = warehouse.capture_state(source)

@@ -127,10 +127,7 @@ _Reference = Annotated[Reference, BeforeValidator(lambda value: _under("to", val
 
 
 class Gates(_Section):
-    """What staged rows must pass before they are published.
-
-    Every gate is a threshold, or a mapping of ``threshold`` (``check``, ``to``) and ``on_fail``.
-    """
+    """What staged rows must pass; a gate is a threshold, or a mapping with ``on_fail``."""
 
     min_rows: _MinRows | None = None
     max_null_rate: dict[str, _MaxRate] = {}

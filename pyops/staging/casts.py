@@ -1,7 +1,7 @@
 """The strict way from a text to a type: a value that would be altered has no place in the type.
 
-DuckDB's casts help themselves: '1.5' becomes INTEGER 2, '1.005' DECIMAL 1.01, nanoseconds are cut,
-an offset from UTC is ignored, 1e400 is infinite. So the form of a text is checked beside its cast.
+DuckDB's casts help themselves ('1.5' becomes INTEGER 2, '1.005' DECIMAL 1.01, an offset from UTC is
+ignored, 1e400 is infinite): so the form of a text is checked beside its cast.
 """
 
 import difflib
@@ -163,11 +163,9 @@ def _timestamp(name: str) -> str:
 
 
 def is_json(expression: str) -> str:
-    r"""The DuckDB condition that a text is JSON as RFC 8259 has it, and text that can be stored.
-
-    ``json_valid`` alone takes NaN, Infinity and a comma behind the last item. It refuses half a
-    surrogate pair (\ud800), which the RFC's grammar takes but which stands for no text.
-    """
+    """The DuckDB condition that a text is JSON (RFC 8259), and text that can be stored."""
+    # ``json_valid`` alone takes NaN, Infinity and a comma behind the last item. It refuses half a
+    # surrogate pair, which the RFC's grammar takes but which stands for no text.
     blanked = f"regexp_replace({expression}, '{_STRINGS}', '\"\"', 'g')"
     return (
         f"(json_valid({expression}) AND CASE WHEN regexp_matches({expression}, '{_LOOSE}')"

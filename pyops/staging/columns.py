@@ -8,18 +8,13 @@ from pyops.sql import identifier, literal
 
 @dataclass(frozen=True)
 class ColumnMapping:
-    """How the values of one column reach the warehouse.
+    """How the values of one column reach the warehouse."""
 
-    They get the DuckDB type ``warehouse``. The PostgreSQL expression ``select`` asks for them; the
-    DuckDB expressions ``convert`` and ``text`` type what arrived, NULL where that cannot be, and
-    write it into a dead letter. ``fault`` says why it cannot be; empty if it always can.
-    """
-
-    warehouse: str
-    select: str
-    convert: str
-    fault: str = ""
-    text: str = ""
+    warehouse: str  # the DuckDB type they get
+    select: str  # the PostgreSQL expression that asks for them
+    convert: str  # the DuckDB expression that types what arrived, NULL where that cannot be
+    fault: str = ""  # why it cannot be; empty if it always can
+    text: str = ""  # the DuckDB expression that writes it into a dead letter
 
 
 # ``_fault`` is a list of these: to write a struct's columns of nothing but NULLs takes longer than
@@ -31,10 +26,7 @@ DEAD_LETTER = ", ".join(  # the columns of a dead letter, from a row's fault
 
 
 def key_json(columns: Mapping[str, str], key: Sequence[str], *, of: str = "") -> str:
-    """The DuckDB expression for a typed row's key, a JSON object of texts, as in dead letters.
-
-    ``columns`` has the type of each column; ``of`` is the alias of the row's table.
-    """
+    """The DuckDB expression for a row's key, a JSON object of texts, given its columns' types."""
     prefix = f"{of}." if of else ""
     return _json({name: text_of(prefix + identifier(name), columns[name]) for name in key})
 
@@ -46,10 +38,7 @@ def typed(
     required: bool = True,
     where: str = "true",
 ) -> str:
-    """The SELECT that types each column and describes the first fault of a row in ``_fault``.
-
-    ``required`` makes a NULL in a key column a fault; ``where`` chooses rows of what arrived.
-    """
+    """The SELECT that types each column and describes the first fault of a row in ``_fault``."""
     raw = {
         name: mapping.text or text_of(identifier(name), mapping.warehouse)
         for name, mapping in mappings.items()

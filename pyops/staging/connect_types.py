@@ -1,8 +1,7 @@
 """From a value as Kafka Connect writes it in JSON to a warehouse type, exactly. Pure functions.
 
-A schema names a column's base type and, by a name of its own, what it stands for (Debezium's
-connector documentation, "Data type mappings"; ``org.apache.kafka.connect.data``). What arrives is
-the value's text: of a string what it says, of anything else the JSON that stands there.
+A schema names a column's base type and what it stands for (Debezium's documentation, "Data type
+mappings"). What arrives is the value's text: a string's own, or the JSON that stands there.
 """
 
 import re
@@ -78,12 +77,7 @@ _LAST_UHUGEINT = 2**128 - 1
 
 @dataclass(frozen=True)
 class ConnectType:
-    """The schema of one column.
-
-    ``base`` is its type, like ``int64``; ``name`` what it stands for, like
-    ``io.debezium.time.MicroTimestamp``. Of a Decimal, ``scale`` digits are after the point, of
-    ``precision`` if the schema says so; of Bits there are ``length``.
-    """
+    """The schema of one column."""
 
     base: str
     name: str = ""
@@ -239,11 +233,7 @@ def _bits(name: str, length: int | None) -> str:
 
 
 def unavailable(masked_with: str | None = None) -> str:
-    """The SQL list of the texts that stand for a value that was not sent, or of their hashes.
-
-    They are those of PostgreSQL's connector (UnchangedToastedPlaceholder): of texts and bytes by
-    themselves, in an array or in a map.
-    """
+    """The SQL list of the texts that stand for a value that was not sent, or of their hashes."""
     word, base64, numbers = UNAVAILABLE
     found = [word, base64, f'["{word}"]', f'["{base64}"]', f"[{numbers}]", f'{{"{word}":"{word}"}}']
     return ", ".join(

@@ -1,8 +1,7 @@
 """The staging file: one DuckDB file for each load, where rows are typed before anybody sees them.
 
-It holds the tables ``rows`` (typed), ``dead_letters`` (rows with a value that has no faithful
-place) and ``run`` (whose it is). While the run lives, DuckDB's lock keeps other processes out of
-its file; so a file that can be opened belongs to a run that was killed.
+It holds ``rows`` (typed), ``dead_letters`` and ``run`` (whose it is). While the run lives, DuckDB's
+lock keeps others out of its file; so a file that can be opened belongs to a run that was killed.
 """
 
 import fcntl
@@ -32,11 +31,7 @@ _T = TypeVar("_T")
 
 @dataclass
 class Stage:
-    """An open staging file; a context manager that deletes it at the end.
-
-    A signal leaves it to whoever records the run as cancelled: should the process be killed before
-    that, the file tells of it.
-    """
+    """An open staging file, deleted at the end; a signal leaves it to whoever records the run."""
 
     path: Path
     connection: duckdb.DuckDBPyConnection
@@ -122,12 +117,7 @@ class Stage:
         cancel: Callable[[], None] = lambda: None,
         progress: Callable[[int, int], None] = lambda rows, size: None,
     ) -> tuple[int, int]:
-        """Types what arrives and sorts out the dead letters, reading and writing side by side.
-
-        A NULL in a column of ``key`` makes a row a dead letter. ``cancel`` stops the reading from
-        another thread. Returns the numbers of rows and bytes read, of which ``progress`` is told
-        batch by batch.
-        """
+        """Types what arrives, sorts out dead letters; returns the numbers of rows and bytes."""
         self.columns = {name: mapping.warehouse for name, mapping in mappings.items()}
         settings = self.connection.cursor()
 
@@ -183,10 +173,7 @@ class Stage:
         where: str,
         size: int,
     ) -> None:
-        """Types further rows into a temporary table; what is wrong with a row is in ``_fault``.
-
-        ``where`` chooses the rows to take; ``size`` is how many bytes they have.
-        """
+        """Types further rows into a temporary table; what is wrong with a row is in ``_fault``."""
         width = self._widths.setdefault(table, memory.Width())
         width.add(len(arrived), size)
         self.make_room(memory.needed(len(mappings), width.widest))
@@ -243,10 +230,7 @@ class Stage:
         return self._number(f"SELECT count(*) FROM rows WHERE {identifier(column)} IS NULL")
 
     def keep_newest(self, key: tuple[str, ...], newest_by: str | None, *, table: str) -> int:
-        """Leaves one row for each key, the one with the largest cursor; returns how many went.
-
-        Rows that no cursor tells apart are a DataError.
-        """
+        """Leaves one row a key, that of the largest cursor; returns how many went."""
         keys = listed(key)
         total, distinct = self._execute(f"SELECT count(*), count(DISTINCT ({keys},)) FROM rows")
         if total == distinct:

@@ -1,13 +1,9 @@
 """The one map from PostgreSQL types to warehouse types.
 
-For each column it says what the server is asked for, what DuckDB makes of it, and which values have
-no faithful place in the warehouse: those make their row a dead letter, never a NULL or a 0.
-
-Two facts about the wire shape it (each has a test): ADBC wraps infinite and far dates and
-timestamps around the end of their integer (they are recognised by the very integers they wrap to);
-and for types without an Arrow form it returns bytes nobody can read, so the server's own text is
-asked for instead. So it is for numeric: ADBC's text of it takes more than twice the time, has
-another NaN, and ends at 131,068 digits.
+A value without a faithful place in the warehouse makes its row a dead letter, never a NULL or a 0.
+ADBC wraps infinite and far times around the end of their integer, by which they are recognised; for
+types without an Arrow form, and for numeric (twice as slow, another NaN, at most 131,068 digits),
+the server's own text is asked for.
 """
 
 from dataclasses import dataclass
@@ -50,12 +46,7 @@ _NUMBERS = {"int2", "int4", "int8", "oid", "float4", "float8", "numeric"}
 
 @dataclass(frozen=True)
 class PostgresType:
-    """A column's type as PostgreSQL's catalog has it, domains resolved to their base type.
-
-    ``name`` is ``pg_type.typname``, empty for a type from outside ``pg_catalog``; ``modifier`` is
-    ``atttypmod``, -1 for none; ``element`` is an array's element type likewise, None for anything
-    but an array whose elements a comma separates.
-    """
+    """A column's type as PostgreSQL's catalog has it, domains resolved to their base type."""
 
     name: str
     modifier: int = -1
@@ -86,10 +77,7 @@ def mapping_of(column: str, type_: PostgresType) -> ColumnMapping:
 
 
 def mapping_of_text(column: str, type_: PostgresType) -> ColumnMapping:
-    """Says how a column is landed whose values arrive as PostgreSQL's text, as changes do.
-
-    The warehouse type, the values and the dead letters are those of ``mapping_of``.
-    """
+    """The same for values that arrive as PostgreSQL's text, as changes do."""
     name = identifier(column)
     target = mapping_of(column, type_)
     convert = _OF_TEXT.get(target.warehouse, "TRY_CAST({} AS " + target.warehouse + ")").format(
@@ -112,19 +100,12 @@ def mapping_of_text(column: str, type_: PostgresType) -> ColumnMapping:
 
 
 def as_text(expression: str) -> str:
-    """The PostgreSQL expression for a value's text as its output function writes it.
-
-    A cast to text is not that: inet gains its netmask and char(n) loses its padding. IS DISTINCT
-    FROM, because a composite value with an empty field is not IS NOT NULL.
-    """
+    """The PostgreSQL expression for a value's text as its output function writes it."""
     return f"CASE WHEN {expression} IS DISTINCT FROM NULL THEN concat({expression}) END"
 
 
 def masked(column: str, salt_setting: str) -> ColumnMapping:
-    """Says how a masked column is mapped: its text, salted and hashed by the server's query.
-
-    The salt is a setting of the session, so it stands in no statement that the server may log.
-    """
+    """How a masked column is mapped: its text, salted by a setting and hashed by the server."""
     text = as_text(identifier(column))
     salted = f"current_setting({literal(salt_setting)}) || {text}"
     digest = f"encode(sha256(convert_to({salted}, 'UTF8')), 'hex')"

@@ -14,13 +14,10 @@ _T = TypeVar("_T")
 
 
 class Prefetch(Generic[_T]):
-    """Iterates over items that a thread reads ahead, two at most.
-
-    ``failure`` is what the reading failed with; it is raised after the last item.
-    """
+    """Iterates over items that a thread reads ahead, two at most."""
 
     def __init__(self, items: Iterator[_T]) -> None:
-        self.failure: BaseException | None = None
+        self.failure: BaseException | None = None  # raised after the last item
         self._queue: queue.Queue[tuple[_T] | None] = queue.Queue(maxsize=2)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._read, args=(items,), daemon=True)
@@ -58,11 +55,7 @@ class Prefetch(Generic[_T]):
 
 
 class Batches(Prefetch[pa.RecordBatch]):
-    """Batches that are read ahead, and counted.
-
-    Before wider rows than any before are handed on, ``widened`` is told how many bytes as many of
-    them as DuckDB takes at once may have.
-    """
+    """Batches that are read ahead and counted; ``widened`` hears of wider rows before they come."""
 
     def __init__(
         self,

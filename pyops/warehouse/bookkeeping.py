@@ -281,11 +281,7 @@ def store_sidelines(connection: Connection, load_id: int, write: Write) -> None:
 
 
 def settle_dead_letters(connection: Connection, load_id: int, run: Run, write: Write) -> int:
-    """Adds a write's dead letters, and closes those that it has read again; returns how many.
-
-    What is read again by batch and fails again stays the dead letter it is; of a log each is an
-    event of its own.
-    """
+    """Adds a write's dead letters, and closes those that it has read again; returns how many."""
     who = [write.table.source, write.table.name]
     mine = f"{_MINE} AND status = 'open'"
     again = f"payload IN (SELECT payload FROM ({write.dead_letters}))"

@@ -177,10 +177,7 @@ class Committing:
     # The target's rows
 
     def _without_unchanged(self, write: Write) -> Write:
-        """The write with only the rows that are not in the target just like that.
-
-        Columns that are only in the target, dropped at the source, keep what they last had.
-        """
+        """The write with only the rows that are not in the target just like that."""
         scope = write.scope
         there = bookkeeping.columns_of(self.connection, write.table.target)
         if not (isinstance(scope, ByKey) and scope.skips_unchanged and there):
@@ -188,6 +185,7 @@ class Committing:
         here = {name.lower() for name in write.columns}
         types = {name.lower(): type_ for name, type_ in there.items()}
         own = {*here, "_load_id", "_loaded_at"}
+        # Columns that were dropped at the source keep what they last had.
         gone = [name for name in there if name.lower() not in own]
 
         def pair(name: str) -> tuple[str, str]:
@@ -248,12 +246,9 @@ class Committing:
 
 
 def is_extra(columns: Mapping[str, str], key: Sequence[str]) -> str:
-    """The condition, on the target as ``t``, for rows that the staged source does not have.
-
-    A row that the source has and that cannot be landed is not extra: its key is a dead letter's.
-    """
+    """The condition, on the target as ``t``, for rows that the staged source does not have."""
     same = " AND ".join(f"r.{identifier(name)} = t.{identifier(name)}" for name in key)
-    return (
+    return (  # a row that cannot be landed is not extra: its key is a dead letter's
         f"NOT EXISTS (SELECT 1 FROM rows AS r WHERE {same})"
         f" AND {key_json(columns, key, of='t')} NOT IN"
         " (SELECT key FROM dead_letters WHERE key IS NOT NULL)"

@@ -1,7 +1,6 @@
-"""A DuckDB file as the warehouse: opened only to look something up or to commit.
+"""A DuckDB file as the warehouse, opened only to look something up or to commit.
 
-DuckDB's file takes one process at a time, so whoever finds it held waits. It is always attached as
-``warehouse``, to a staging file's connection or to one in memory.
+It takes one process at a time, so whoever finds it held waits. It is attached as ``warehouse``.
 """
 
 import fcntl
@@ -56,19 +55,15 @@ class AttachedFile:
 
 
 class DuckDBWarehouse:
-    """A DuckDB file that several processes take turns with.
-
-    ``lock_timeout`` is how many seconds to wait for another process to release it. ``mirror`` is a
-    JSON-lines file that mirrors the dead letters. With ``is_frozen`` nothing is ever written.
-    """
+    """A DuckDB file that several processes take turns with."""
 
     def __init__(
         self,
         path: Path,
         *,
-        lock_timeout: float = 60,
-        mirror: Path | None = None,
-        is_frozen: bool = False,
+        lock_timeout: float = 60,  # seconds to wait for another process to release it
+        mirror: Path | None = None,  # a JSON-lines file that mirrors the dead letters
+        is_frozen: bool = False,  # nothing is ever written
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.path = path
@@ -207,10 +202,7 @@ class DuckDBWarehouse:
                     bookkeeping.add_run(at.connection, run, gates)
 
     def _write_mirror(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Writes the dead letters to their JSON-lines file, replaced whole: a kill harms nothing.
-
-        The commit is done: a failure here is a warning, and the next commit writes it again.
-        """
+        """Writes the dead letters to their JSON-lines file, replaced whole: a kill harms none."""
         if self._mirror is None:
             return
         new = self._mirror.with_name(self._mirror.name + ".new")
@@ -222,7 +214,7 @@ class DuckDBWarehouse:
                     f" TO {literal(str(new))} (FORMAT json)"
                 )
                 new.replace(self._mirror)
-        except PyopsError as error:
+        except PyopsError as error:  # the commit is done; the next one writes it again
             _log.warning("the dead letters' mirror was not written: %s", error)
 
 

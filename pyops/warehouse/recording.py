@@ -1,8 +1,7 @@
 """One lifecycle of a run: whatever becomes of it and of its process, it becomes a row.
 
-A run that commits is recorded by its commit. Any other is recorded here, and left beside the
-staging files while the warehouse is not to be had. One that was killed leaves its staging file; the
-next command records both kinds.
+A run that commits is recorded by its commit, any other here, or as a note beside the staging files
+while the warehouse is not to be had. One that was killed leaves its staging file.
 """
 
 from collections.abc import Iterator

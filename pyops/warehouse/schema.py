@@ -13,17 +13,13 @@ _INTEGERS = {"SMALLINT": 5, "INTEGER": 10, "BIGINT": 19}
 
 @dataclass(frozen=True)
 class SchemaChange:
-    """One difference between source and target.
-
-    ``added`` and ``dropped`` are seen from the source; ``old`` and ``new`` are the types there were
-    and are. ``becomes`` is the type the target's column gets, empty where it stays as it is.
-    """
+    """One difference between source and target."""
 
     kind: Literal["added", "dropped", "type_changed", "recreated"]
     column: str
-    old: str = ""
+    old: str = ""  # the type
     new: str = ""
-    becomes: str = ""
+    becomes: str = ""  # the type that the target's column gets, empty where it stays as it is
 
     def __str__(self) -> str:
         match self.kind:
@@ -40,14 +36,10 @@ def compare(
     target: Mapping[str, str],
     source: Mapping[str, str],
     *,
-    keep: bool,
-    otherwise: str | None = None,
+    keep: bool,  # the target's rows stay, so that a changed type must hold them too
+    otherwise: str | None = None,  # the type where none holds both
 ) -> list[SchemaChange]:
-    """Lists what differs, column by column, given types by name; case does not tell names apart.
-
-    ``keep`` says that the target's rows stay, so that a changed type must hold them too; where no
-    type holds both it is ``otherwise``, or a SchemaChangeError.
-    """
+    """Lists what differs by column, whatever its case; no type for both is a SchemaChangeError."""
     there = {name.lower(): (name, type_) for name, type_ in target.items()}
     here = {name.lower() for name in source}
     changes = []

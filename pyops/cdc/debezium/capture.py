@@ -1,7 +1,6 @@
-"""Change data capture from Debezium's events in files, into the logs that ``pyops cdc`` fills.
+"""Changes from Debezium's events in files, into the logs that ``pyops cdc`` fills.
 
-A file is read once, and whole again if it has grown or changed; an event that is in the log
-already adds nothing, whatever file or run it comes in.
+A file is read whole again if it has changed; an event that is in the log already adds nothing.
 """
 
 import logging

@@ -1,7 +1,4 @@
-"""Which events of a load are new to a log, and their places in it.
-
-Events are delivered at least once: one that is in the log, or twice in one load, adds nothing.
-"""
+"""Which events of a load are new to a log, and their places in it: delivery is at least once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,9 +15,9 @@ _COMPARED = ("_op", "_xid", "_committed_at", "_unchanged")
 def new_rows(rows: str, columns: Mapping[str, str], log: Mapping[str, str], old: str) -> str:
     """The SELECT of the events in ``rows`` that are not in ``old``, with ``_seq``.
 
-    Two events are the same if position, operation and all values are equal. ``_seq`` is ``_order``
-    if there is one. Otherwise the events of one ``_lsn`` are numbered as they arrived: from 1 and
-    after those in the log, but the rows of a snapshot below 1 and before them.
+    Two are the same if position, operation and all values are equal. ``_seq`` is ``_order`` if
+    there is one; else the events of an ``_lsn`` are numbered as they arrived, after those in the
+    log, but the rows of a snapshot below 1 and before them.
     """
     unmatched = {name.lower(): (name, type_) for name, type_ in log.items()}
     same = ["o._lsn = n._lsn", *(f"o.{name} IS NOT DISTINCT FROM n.{name}" for name in _COMPARED)]
@@ -69,10 +66,7 @@ def new_rows(rows: str, columns: Mapping[str, str], log: Mapping[str, str], old:
 
 @dataclass
 class Numbering:
-    """Finds the new events of a load, one version of their table after the other.
-
-    To the next version, what a version adds is in the log. ``repeated`` counts what was there.
-    """
+    """Finds the new events of a load, one version of their table after the other."""
 
     at: Attached
     table: TableId

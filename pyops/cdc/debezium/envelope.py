@@ -1,7 +1,7 @@
 """Debezium's change events as SQL over lines of JSON. Pure functions.
 
-The envelope is that of Debezium's connector documentation, "Data change events". It may be bare,
-wrapped in Connect's ``schema`` and ``payload``, and accompanied by its key.
+The envelope (Debezium's documentation, "Data change events") may be bare, wrapped in Connect's
+``schema`` and ``payload``, and accompanied by its key.
 """
 
 import json
@@ -68,8 +68,8 @@ def _fields(struct: Any) -> list[dict[str, Any]]:
 def parsed(mark: str, *, table: str, skips_others: bool, key: tuple[str, ...]) -> str:
     """The SELECT that parses the lines of ``chunk``, whose numbers get a mark (see files/json.py).
 
-    ``table`` is the name, optionally after schema or database and schema; ``text`` in the result is
-    the row as JSON, ``kind`` is one of COUNTED or ``row``, ``_order`` a place in the transaction.
+    ``text`` is the row as JSON, ``kind`` one of COUNTED or ``row``, ``_order`` a place in the
+    transaction.
     """
     w = _NUMBERS
     name = f"concat_ws('.', {w['db']}, nullif({w['schema']}, ''), nullif({w['table']}, ''))"

@@ -32,18 +32,14 @@ _TAKEN = (*TAKEN, *CHANGE_COLUMNS, *_INNER)
 
 @dataclass
 class StagedEvents:
-    """Events on their way into a staging file.
-
-    ``log`` has the type of each column of the log, if there is one; ``lines`` counts the lines
-    read, ``kinds`` how many of them were of which kind.
-    """
+    """Events on their way into a staging file; ``log`` has the types of the log's columns."""
 
     stage: Stage
     table: Table
     salt: str
     log: Mapping[str, str]
-    lines: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
+    lines: int = 0  # read
+    kinds: Counter[str] = field(default_factory=Counter)  # how many of them were of which kind
     repeated: int = 0
     # The columns of rows with the same schema; the first are those of rows without one.
     _versions: list[dict[str, ConnectType | None]] = field(default_factory=lambda: [{}])
@@ -65,13 +61,7 @@ class StagedEvents:
         return hashed(text, self.salt).convert if name in config.mask else text
 
     def read(self, found: Sequence[File]) -> None:
-        """Stages the events of files.
-
-        Raises:
-            DataError: A file is damaged, in another encoding, or names a column badly.
-            OperationError: It cannot be read, or there is no room.
-            TransientError: It was changed meanwhile.
-        """
+        """Stages the events of files, or none: a DataError, OperationError or TransientError."""
         for file in found:
             with reading(file, self.stage.scratch) as path:
                 for chunk in chunks(path, file.name, quoted=False):

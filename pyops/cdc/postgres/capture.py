@@ -27,11 +27,7 @@ def slot_name(project: Project, source: str) -> str:
 
 
 class Changes(ChangeSource):
-    """The cdc tables of one source.
-
-    ``again`` is a table to re-snapshot; ``patience`` is how long to wait for transactions that are
-    open at the source before a table can be copied.
-    """
+    """The cdc tables of one source; ``again`` is a table to re-snapshot."""
 
     def __init__(
         self,

@@ -17,42 +17,32 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Relation:
-    """One version of a table: whatever is altered makes another one.
-
-    ``identity`` is its replica identity: d(efault), f(ull), i(ndex) or n(othing); ``attributes``
-    are the published columns, in order.
-    """
+    """One version of a table: whatever is altered makes another one."""
 
     oid: int
     schema: str
     name: str
-    identity: str
-    attributes: tuple[Attribute, ...]
+    identity: str  # replica identity: d(efault), f(ull), i(ndex) or n(othing)
+    attributes: tuple[Attribute, ...]  # the published columns, in order
 
 
 @dataclass(frozen=True)
 class ChangeBatch:
-    """Changes of one version of one relation, in the order of the stream.
+    """Changes of one version of one relation, in the order of the stream, as Arrow arrays.
 
-    An update that changes the key is two events: a ``d`` of the old key, and a ``c`` of the new one
-    right after it. So a ``c`` with something in ``unchanged`` is always the second half of such a
-    pair: what was not sent is what the old key had.
-
-    Arrow arrays: ``op`` string (c, u, d, t); ``lsn`` int64, the commit position; ``seq`` int64, the
-    place in the transaction over all relations; ``xid`` int64, 32 bits of it; ``committed_at``
-    timestamp[us], UTC; ``unchanged`` list of string, never NULL; ``values`` a string view for each
-    attribute, NULL for NULL and for what was not sent. ``bytes`` is the length of all texts.
+    An update that changes the key is a ``d`` of the old key and a ``c`` of the new one right after
+    it: what such a ``c`` was not sent (``unchanged``) is what the old key had.
     """
 
     relation: Relation
-    op: pa.Array
-    lsn: pa.Array
-    seq: pa.Array
-    xid: pa.Array
-    committed_at: pa.Array
-    unchanged: pa.Array
-    values: tuple[pa.Array, ...]
-    bytes: int
+    op: pa.Array  # string: c, u, d or t
+    lsn: pa.Array  # int64, the commit position
+    seq: pa.Array  # int64, the place in the transaction over all relations
+    xid: pa.Array  # int64, 32 bits of it
+    committed_at: pa.Array  # timestamp[us], UTC
+    unchanged: pa.Array  # list of string, never NULL
+    values: tuple[pa.Array, ...]  # string views; NULL for NULL and for what was not sent
+    bytes: int  # of all texts
 
 
 def lsn_text(position: int) -> str:

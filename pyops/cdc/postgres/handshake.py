@@ -21,11 +21,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Opened:
-    """A source that is open for capture, and where its capture stands.
-
-    ``control`` holds the slot's lock, ``reader`` reads; ``stored`` is the offset as the warehouse
-    has it.
-    """
+    """A source that is open for capture, and where its capture stands."""
 
     project: Project
     source: str
@@ -34,10 +30,10 @@ class Opened:
     salt: str
     patience: float
     again: Table | None
-    control: Session
+    control: Session  # holds the slot's lock
     reader: Session
     publications: Publications
-    stored: Offset | None
+    stored: Offset | None  # as the warehouse has it
     offset: Offset = field(init=False)
     facts: dict[Table, Facts] = field(default_factory=dict)
     captured: dict[str, Captured] = field(default_factory=dict)
@@ -156,11 +152,7 @@ def leave(opened: Opened, states: Mapping[Table, TableState]) -> Iterator[Chunk]
 
 
 def join(opened: Opened) -> Iterator[Chunk | tuple[Table, bool]]:
-    """Publishes the tables that are to be copied; yields each, and whether it was recreated.
-
-    A table is forgotten before its publication is changed: whatever stops this, the next run
-    takes it up.
-    """
+    """Publishes the tables that are to be copied; yields each, and whether it was recreated."""
     members = opened.publications.members()
     for table, facts in opened.facts.items():
         known = opened.captured.get(table.name)

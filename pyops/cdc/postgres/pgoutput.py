@@ -1,8 +1,7 @@
 """The messages of PostgreSQL's plugin `pgoutput` as Arrow columns. Pure: bytes in, Arrow out.
 
-The protocol is that of PostgreSQL's manual, 54.9 Logical Replication Message Formats, version 1:
-whole transactions, one after the other, values as text. All messages of one relation are taken
-apart together, a column at a time, and no row is looped over.
+PostgreSQL manual, 54.9 Logical Replication Message Formats, version 1: whole transactions, values
+as text. The messages of a relation are decoded together, by column: no row is looped over.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -54,24 +53,20 @@ class _Rows:
 class Decoder:
     """Decodes a stream batch by batch; a transaction may go on in the next one.
 
-    ``key`` names the columns that identify a row of a relation, for those whose replica identity is
-    FULL; there an update that changes one of them is a delete and an insert. ``position`` is the
-    end of the last commit, None before the first; ``committed_at`` when that was, naive UTC.
+    ``key`` names a relation's key columns where its identity is FULL: to change one is a ``d`` and
+    a ``c``.
     """
 
     def __init__(self, key: Callable[[Relation], Sequence[str]] = lambda _: ()) -> None:
-        self.position: int | None = None
-        self.committed_at: datetime | None = None
+        self.position: int | None = None  # the end of the last commit
+        self.committed_at: datetime | None = None  # when that was, naive UTC
         self.messages = 0
         self._key = key
         self._relations: dict[int, Relation] = {}
         self._open: _Transaction | None = None
 
     def decode(self, messages: pa.Array | pa.ChunkedArray) -> list[ChangeBatch]:
-        """Decodes a binary array, a message a row: one part for each version of each relation.
-
-        Messages that are invalid or cut short are a CorruptStreamError.
-        """
+        """Decodes a binary array, a message a row; an invalid message is a CorruptStreamError."""
         chunks = messages.chunks if isinstance(messages, pa.ChunkedArray) else [messages]
         done: list[ChangeBatch] = []
         for chunk in chunks:
@@ -106,10 +101,7 @@ class Decoder:
 
 
 class _Batch:
-    """The messages of one batch, and which transaction each belongs to.
-
-    Transaction 0 is the one that was open before; the others are numbered as they begin.
-    """
+    """The messages of one batch, and the transaction of each; 0 is the one that was open before."""
 
     def __init__(self, buffer: Buffer, carried: _Transaction | None) -> None:
         self.buffer = buffer

@@ -1,11 +1,8 @@
 """Publications: which tables and columns PostgreSQL puts into the stream of changes.
 
-A table that is not published, or is published under a column list that has changed, is missing from
-the stream without an error (PostgreSQL 18 only warns of a publication that is not there). And a
-table that cannot be published for updates makes the source's own updates fail. So both are checked,
-the one before every look at the stream, the other before anything is made.
-
-PostgreSQL manual: 29.1 Publication, CREATE PUBLICATION, 52.40-42 pg_publication*.
+A table that is not published, or under another column list, is missing without an error: so that is
+checked before every look at the stream. One that cannot be published for updates makes the source's
+own updates fail: so that is checked first of all (29.1 Publication, 52.40-42 pg_publication*).
 """
 
 import json
@@ -57,15 +54,12 @@ def default_name(source: str) -> str:
 
 @dataclass(frozen=True)
 class Publications:
-    """The publications of a source: of tables whose rows have an identity, and of the others.
-
-    ``are_ours`` says whether pyops creates and changes them.
-    """
+    """A source's publications: of tables whose rows have an identity, and of the others."""
 
     session: Session
     source: str
     names: tuple[str, ...]
-    are_ours: bool
+    are_ours: bool  # whether pyops creates and changes them
     version: int
 
     @classmethod
@@ -153,10 +147,7 @@ class Publications:
         return {name: found[name][0] for name in self.names}
 
     def members(self) -> dict[int, Member]:
-        """The tables that are in the publications, by their oid.
-
-        Of a table that is in several of them PostgreSQL sends what any of them lets pass.
-        """
+        """The tables in the publications, by oid; of one in several, what any of them lets pass."""
         members: dict[int, Member] = {}
         for table, oid, publication, columns, filter_ in self.session.query(
             _MEMBERS, _array(self.names)

@@ -1,7 +1,6 @@
 """The replication slot: what the server says of it, and what is asked of it. All through SQL.
 
-PostgreSQL manual: 9.28.6 Replication Management Functions, 52.19 pg_replication_slots, 47.2 Logical
-Decoding Concepts. Positions are ints here: bytes of WAL since its beginning.
+PostgreSQL manual: 9.28.6, 47.2, 52.19. Positions are ints here: bytes of WAL since its beginning.
 """
 
 import time
@@ -43,22 +42,17 @@ class Server:
 
 @dataclass(frozen=True)
 class Slot:
-    """A row of ``pg_replication_slots``.
-
-    ``is_here`` says whether it belongs to our database; ``confirmed`` is up to where it was
-    advanced, ``restart`` from where the server keeps its log for it, None if it was lost;
-    ``safe_wal_size`` is how many more bytes may be written before that, None for no limit.
-    """
+    """A row of ``pg_replication_slots``."""
 
     name: str
     plugin: str | None
-    is_here: bool
+    is_here: bool  # whether it belongs to our database
     active_pid: int | None
     wal_status: str | None
-    confirmed: int | None
-    restart: int | None
+    confirmed: int | None  # up to where it was advanced
+    restart: int | None  # from where the server keeps its log for it; None if it was lost
     invalidation: str | None
-    safe_wal_size: int | None
+    safe_wal_size: int | None  # how many more bytes until it is lost; None for no limit
 
 
 def _bytes(position: str) -> str:
@@ -101,10 +95,7 @@ def look_at_slot(session: Session, name: str) -> Slot | None:
 
 
 def create_slot(session: Session, name: str, *, patience: float) -> int:
-    """Creates a slot for pgoutput and returns its position: no change after it will be missed.
-
-    It waits for the transactions that are open now, ``patience`` seconds at most.
-    """
+    """Creates a slot once open transactions have ended; no change after its position is missed."""
     session.set({"statement_timeout": f"{round(patience * 1000)}ms"})
     try:
         return int(
@@ -158,10 +149,7 @@ def lock_slot(session: Session, name: str) -> None:
 def peek(
     session: Session, name: str, publications: Sequence[str], *, upto: int
 ) -> Iterator[pa.RecordBatch]:
-    """Reads the slot's changes up to a position as pgoutput's messages, without moving it.
-
-    Batches have one column, a message a row; whole transactions, about ``MESSAGES`` messages.
-    """
+    """Reads a slot up to a position, one message a row, whole transactions, without moving it."""
     session.query(
         "SELECT set_config(name, $1, false) FROM pg_settings"
         " WHERE name = 'logical_decoding_work_mem' AND source = 'default'",
@@ -186,8 +174,8 @@ def await_transactions(
 ) -> None:
     """Waits until every transaction that is open now has ended and can be seen.
 
-    A transaction counts as open between its commit record and its visibility, which may last as
-    long as it waits for a standby; so what a later snapshot does not show is committed later.
+    One counts as open between its commit record and its visibility, as long as it waits for a
+    standby; so what a later snapshot does not show is committed later.
     """
     number = int(session.query("SELECT pg_current_xact_id()::text")[0][0])
     oldest = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"

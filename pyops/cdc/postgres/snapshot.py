@@ -28,19 +28,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Copy:
-    """One table to copy: what the catalog says of it, and what is to be known of it afterwards.
-
-    ``copied_at`` is when the snapshot was taken, naive UTC; ``is_recreated`` says that the table
-    was dropped and created again since it was captured.
-    """
+    """One table to copy, and what is to be known of it afterwards."""
 
     table: Table
     facts: Facts
     member: Member
     key: tuple[str, ...]
     captured: Captured
-    copied_at: datetime
-    is_recreated: bool
+    copied_at: datetime  # when the snapshot was taken, naive UTC
+    is_recreated: bool  # since it was captured
 
     def stage(
         self,

@@ -47,18 +47,13 @@ class _Version:
 
 @dataclass
 class StagedChanges:
-    """Changes on their way into a staging file.
-
-    ``tables`` are the captured ones by the oid of their relation; ``keys`` has the columns that
-    identify a row by the table's name; a transaction before ``offset`` is a repetition; ``catalog``
-    is a connection to look types up with.
-    """
+    """Changes on their way into a staging file."""
 
     stage: Stage
-    tables: Mapping[int, tuple[Table, Captured]]
-    keys: Mapping[str, tuple[str, ...]]
-    offset: Offset
-    catalog: Session
+    tables: Mapping[int, tuple[Table, Captured]]  # by the oid of the relation
+    keys: Mapping[str, tuple[str, ...]]  # the columns that identify a row, by the table's name
+    offset: Offset  # a transaction before it is a repetition
+    catalog: Session  # to look types up with
     salt: str
     events: int = 0
     _versions: dict[Relation, _Version] = field(default_factory=dict)
@@ -119,9 +114,9 @@ class StagedChanges:
     def _leave_out_deletes_of_replaced_rows(self, version: _Version) -> None:
         """Drops deletes of a row whose key another row has taken before, in the same transaction.
 
-        Where a key is checked late, rows can swap keys: 1 becomes 2, then the old 2 becomes 1. That
-        second update deletes a row of key 2, but not the one that has the key now. Only a replica
-        identity that is FULL allows for that, and it tells the one row from the other.
+        Keys that are checked late can be swapped: 1 becomes 2, then the old 2 becomes 1, which
+        deletes a row of key 2, but not the one that has it now. FULL allows for that, and tells one
+        from the other.
         """
         if not (key := self.keys.get(version.table.name, ())):
             return
@@ -136,14 +131,12 @@ class StagedChanges:
         )
 
     def _is_new(self, captured: Captured) -> str:
-        """The condition for changes that were neither landed before nor copied with the table.
-
-        The stream's transaction ids have 32 bits; near a snapshot its own tell the others.
-        """
+        """The condition for changes that were neither landed before nor copied with the table."""
         condition = f"_lsn >= {self.offset.lsn}"
         if captured.handoff_lsn <= self.offset.lsn:
             return condition
         _, xmax, in_progress = captured.snapshot.split(":")
+        # The stream's transaction ids have 32 bits; near a snapshot its own tell the others.
         full = f"({xmax} + ((_xid - {xmax} + 2147483648) & 4294967295) - 2147483648)"
         still_open = f" OR {full} IN ({in_progress})" if in_progress else ""
         invisible = f"{full} >= {xmax}{still_open}"
@@ -169,14 +162,11 @@ class StagedChanges:
 
 @dataclass
 class Stream:
-    """The stream of an open source.
-
-    ``seen`` is up to where nothing was found to land; ``moved_at`` is when the slot last moved.
-    """
+    """The stream of an open source."""
 
     opened: Opened
-    seen: int = 0
-    moved_at: float = field(default_factory=time.monotonic)
+    seen: int = 0  # up to where nothing was found to land
+    moved_at: float = field(default_factory=time.monotonic)  # when the slot last moved
 
     def changes(self, *, idles: bool = False) -> Iterator[Chunk]:
         """Lands chunks until everything is landed that was committed when this began."""

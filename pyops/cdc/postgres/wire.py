@@ -1,7 +1,7 @@
 """Bytes of PostgreSQL's protocol, many messages at once, with numpy; texts become Arrow views.
 
-A view of up to 12 bytes holds them, a longer one says where they are (Arrow columnar format,
-"Variable-size Binary View Layout"); so no text is copied. Numbers on the wire are big-endian.
+A view of up to 12 bytes holds them, a longer one points to them (Arrow columnar format, "Variable-
+size Binary View Layout"); so no text is copied. Numbers on the wire are big-endian.
 """
 
 from collections.abc import Iterator
@@ -118,10 +118,7 @@ class Buffer:
         return self._numbers(">i8", at).astype(np.int64)  # type: ignore[no-any-return]
 
     def tuples(self, messages: Ints, at: Ints, columns: int) -> tuple[list[Values], Ints]:
-        """Takes TupleData apart, a column at a time: the values of each, and where each tuple ends.
-
-        ``messages`` are the numbers of the messages that each begins in at ``at``.
-        """
+        """Splits TupleData at ``at`` by column: the values of each, and where each tuple ends."""
         ends = self.ends[messages]
 
         def want(is_fine: Bools, problem: str) -> None:
@@ -192,10 +189,7 @@ class Buffer:
 
 
 class Reader:
-    """Reads one message from its second byte on.
-
-    Every method raises CorruptBytesError if the message ends early.
-    """
+    """Reads one message from its second byte on; one that ends early is a CorruptBytesError."""
 
     def __init__(self, content: bytes, message: int) -> None:
         self._content = content

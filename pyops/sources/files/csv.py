@@ -1,7 +1,6 @@
 """CSV (RFC 4180) into columns of texts, without a loop over rows.
 
-DuckDB's own reader loses a record whose quote is never closed, drops blanks before a quote and
-counts records for lines; so records are cut by counting quotes, and split by one pattern.
+DuckDB's own reader loses a record whose quote is never closed, and counts records for lines.
 """
 
 import re

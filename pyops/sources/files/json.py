@@ -1,8 +1,7 @@
 """JSON into columns of texts exactly as they are written, without a loop over rows.
 
-DuckDB extracts the values, but writes numbers its own way (1.10 becomes 1.1, 1E5 100000.0, -0 0).
-So every number it would rewrite first becomes a string, with a mark in front that is nowhere in the
-text; after the extraction the mark is removed, and nested numbers become numbers again.
+DuckDB writes numbers its own way (1.10 becomes 1.1, -0 0): so every number it would rewrite is made
+a string first, with a mark that is nowhere in the text, and the mark is removed afterwards.
 """
 
 import random
@@ -48,11 +47,7 @@ _MARKS = [f"\\u00{code:02d}" for code in (*range(1, 8), *range(10, 20))]
 
 @dataclass
 class Rows:
-    """Lands rows of JSON in the table ``arrived``, whose columns are the keys met so far.
-
-    No key may be one of ``taken``. ``value`` makes the expression of a key's value from that of
-    its text, and is None for a key to leave out.
-    """
+    """Lands rows of JSON in ``arrived``, whose columns are the keys met, none of ``taken``."""
 
     connection: duckdb.DuckDBPyConnection
     columns: dict[str, str] = field(default_factory=dict)
@@ -62,10 +57,7 @@ class Rows:
     def land(
         self, table: pa.Table, name: str, *, mark: str = ""
     ) -> tuple[list[str], list[Refused]]:
-        """Lands ``line``, ``text`` and further columns; returns keys and what was refused.
-
-        Where numbers have their mark already, every text is known to be JSON.
-        """
+        """Lands ``line``, ``text`` and further columns; returns keys and what was refused."""
         with registered(self.connection, table):
             refused = self._no_objects(mark)
         table = without(table, refused)
@@ -192,11 +184,9 @@ def land_document(
 
 
 def marked(text: str, mark: str) -> str:
-    """The SQL that makes marked strings of the numbers that DuckDB would rewrite.
-
-    0x01 and 0x02 follow a string token and enclose a number. JSON holds neither character, so
-    those after strings are removed, and those around numbers become quotes.
-    """
+    """The SQL that makes marked strings of the numbers that DuckDB would rewrite."""
+    # 0x01 and 0x02 follow a string token and enclose a number. JSON holds neither, so those after
+    # strings are removed, and those around numbers become quotes.
     tokens = f"regexp_replace({text}, {literal(_TOKENS)}, E'\\\\1\\x01\\\\2\\x02', 'g')"
     opened = f"replace(replace({tokens}, E'\\x01\\x02', ''), E'\\x01', {literal(chr(34) + mark)})"
     return f"replace({opened}, E'\\x02', '\"')"

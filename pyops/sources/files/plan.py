@@ -79,9 +79,8 @@ def file_mappings(
 ) -> dict[str, ColumnMapping]:
     """Says how each column of files is mapped, given the type of each that arrived, in order.
 
-    What has a type in the configuration gets it, strictly; any other text stays the text it is.
-    Columns that these files lack are NULL, unless the table's policy is ``fail``. A column that the
-    load needs and that is not there is an OperationError.
+    What has a configured type gets it, strictly; any other text stays one. What is lacking is NULL,
+    unless the policy is ``fail``; lacking what the load itself needs is an OperationError.
     """
     config = table.files
     wanted = {

@@ -126,24 +126,18 @@ class TableShape:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the source's catalog says of a table that may be captured.
-
-    ``kind``, ``persistence`` and ``identity`` are ``relkind``, ``relpersistence`` and
-    ``relreplident`` of ``pg_class``; ``is_owned`` says whether our user has the rights of its
-    owner; ``identity_columns`` are those that an update or delete names its row by; ``columns`` are
-    all that can be published.
-    """
+    """What the source's catalog says of a table that may be captured."""
 
     oid: int
     schema: str
     name: str
-    kind: str
+    kind: str  # this and the next two as in ``pg_class``
     persistence: str
     identity: str
-    is_owned: bool
+    is_owned: bool  # whether our user has the rights of its owner
     primary_key: tuple[str, ...]
-    identity_columns: tuple[str, ...]
-    columns: tuple[str, ...]
+    identity_columns: tuple[str, ...]  # those that an update or delete names its row by
+    columns: tuple[str, ...]  # all that can be published
 
     @property
     def qualified(self) -> str:
@@ -204,8 +198,7 @@ def column_types(session: Session, given: Sequence[tuple[int, int]]) -> list[Pos
 def open_transactions(session: Session) -> frozenset[str]:
     """Every transaction of this database that is open now, prepared ones included.
 
-    ``v`` and a virtual transaction id, or ``p`` and a prepared transaction's id. Needs no
-    right beyond connecting (PostgreSQL manual, 53.13 pg_locks, 53.17 pg_prepared_xacts).
+    ``v`` and a virtual id, ``p`` and a prepared one's. It takes no right (manual, 53.13 and 53.17).
     """
     rows = [*session.query(_VIRTUAL_TRANSACTIONS), *session.query(_PREPARED_TRANSACTIONS)]
     return frozenset(row[0] for row in rows)

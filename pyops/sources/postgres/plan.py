@@ -36,18 +36,14 @@ _CURSORS = _TIMES | _INTEGERS | _TEXTS | {"date", "numeric"}
 
 @dataclass(frozen=True)
 class Cursor:
-    """The SQL of a watermark's column.
-
-    ``value`` is what is compared, ``bound`` casts a bound's text to its type (``{}`` stands for the
-    text), ``clock`` is the condition for values that may become the watermark.
-    """
+    """The SQL of a watermark's column."""
 
     column: str
-    value: str
-    bound: str
+    value: str  # what is compared
+    bound: str  # casts a bound's text, for which ``{}`` stands, to its type
     lookback: str = ""
     lookback_type: str = ""
-    clock: str = ""
+    clock: str = ""  # the condition for values that may become the watermark
 
     def lower(self) -> str:
         bound = self.bound.format("current_setting('pyops.lower')")
@@ -62,20 +58,16 @@ class Cursor:
 
 @dataclass(frozen=True)
 class PostgresPlan(Plan):
-    """One table's extraction.
-
-    ``settings`` are what the query's ``current_setting('pyops...')`` are bound to; ``mark`` is the
-    watermark after the run, ``stored`` the one before.
-    """
+    """One table's extraction."""
 
     shape: TableShape | None = None
     mappings: Mapping[str, ColumnMapping] = field(default_factory=dict)
     request: Request = field(default_factory=Request)
     cursor: Cursor | None = None
-    stored: Watermark = field(default_factory=Watermark)
-    mark: Watermark | None = None
+    stored: Watermark = field(default_factory=Watermark)  # before the run
+    mark: Watermark | None = None  # after it
     last_load: int = 0
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)  # for ``current_setting('pyops...')``
 
     @property
     def lands_below_bound(self) -> bool:

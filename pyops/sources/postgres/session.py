@@ -44,10 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 class Session:
-    """One connection with pinned settings. Not for use by two threads at once.
-
-    Every method raises what ``explained`` makes of the driver's errors.
-    """
+    """One connection with pinned settings, for one thread; errors are those of ``explained``."""
 
     def __init__(self, connection: adbc.Connection) -> None:
         self._connection = connection
@@ -107,10 +104,7 @@ class Session:
     def read(
         self, statement: str, *, batch_bytes: int | None = None
     ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-        """Runs a query of many rows; returns the schema and the batches, 4 MB each by default.
-
-        Numeric is text; timestamps are naive.
-        """
+        """Runs a query of many rows; gives schema and batches. Numeric is text, times are naive."""
         cursor = self._reading = self._connection.cursor()
 
         def begin() -> pa.RecordBatchReader:
@@ -150,10 +144,7 @@ class Session:
                 self._reading = None
 
     def bind(self, **values: str) -> None:
-        """Binds values that a query reads with ``current_setting('pyops.<name>')``.
-
-        A COPY takes no parameters; so values are neither pasted into it nor seen in its text.
-        """
+        """Binds ``current_setting('pyops.<name>')``: a COPY takes no parameters."""
         self.set({f"pyops.{name}": value for name, value in values.items()})
 
     def set(self, settings: Mapping[str, str]) -> None:
@@ -167,10 +158,7 @@ class Session:
 def connect(
     dsn: str, *, name: str = "", attempts: int = 4, sleep: Callable[[float], None] = time.sleep
 ) -> Session:
-    """Connects and pins the session's settings; what is transient is tried again with backoff.
-
-    ``name`` is what log records call the source.
-    """
+    """Connects and pins the session's settings; what is transient is tried again with backoff."""
 
     def tell(state: tenacity.RetryCallState) -> None:
         error = state.outcome and state.outcome.exception()
