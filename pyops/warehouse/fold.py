@@ -5,8 +5,8 @@ last one sent within the life; where a ``c`` lacks one, its row had another key 
 goes on in that of the ``d`` right before it. Temporary tables of numbers, which may spill, say so;
 only rewritten rows are read whole. ``temp.events`` has a row an event: ``n``, its number in the
 log's order; ``life``, the number of its life's first event; ``is_last``, whether its key has no
-later one; ``is_partial``, whether a value was not sent; ``from_0`` ..., the number of the event with
-an unsent column's value.
+later one; ``is_partial``, whether a value was not sent; ``from_0`` ..., the number of the event
+with an unsent column's value.
 """
 
 from collections.abc import Sequence

@@ -325,10 +325,10 @@ def test_text_of_10_mb_lands(land: Landing) -> None:
 
 
 @pytest.mark.parametrize("deep", ["[" * 100_000, '{"a":' * 100_000])
-def test_100000_open_brackets_are_refused_with_their_place(land: Landing, deep: str) -> None:
+def test_100000_open_brackets_are_refused_with_their_line(land: Landing, deep: str) -> None:
     """Behaviour 44."""
     land("a.json", deep.encode(), "json")
-    assert re.match(r"line 1, column \d+, byte \d+: unexpected end", land.refused[0][3])
+    assert land.refused[0][3] == "line 1, column 1, byte 1: nested too deeply"
     land("a.jsonl", f'{{"a": 1}}\n{deep}\n'.encode(), "jsonl")
     assert (land.rows, land.refused[0][1]) == ([{"a": "1"}], 2)
 

@@ -526,7 +526,7 @@ def test_what_cannot_be_landed_is_a_dead_letter_with_its_line_and_the_rest_lands
     )
     [run] = land(lab)
     assert [(line, reason) for _, line, reason in letters(lab)] == [
-        (2, "column 13, byte 13: unexpected end: expected a key in quotes"),
+        (2, "column 13, byte 13: expecting property name enclosed in double quotes"),
         (3, "invalid op: expected r, c, u, d, t or m"),
         (4, "an event of app.public.orders, not of t"),
         (5, "it has no position in the source: expected lsn, file and pos, change_lsn, scn or"
