@@ -1,17 +1,15 @@
 """Gates: what staged rows must pass before they are published, as figures that DuckDB computes.
 
-A gate compares a figure with a threshold. ``evaluate`` says how each came out, and changes nothing;
-what then happens, and to which rows, is the caller's: it publishes, or does not, or moves the rows
-of ``dead_letter_rules`` to the dead letters.
-
-A condition that is NULL for a row is not broken by it, as in SQL's CHECK: ``quantity > 0`` lets
-rows without a quantity pass, and ``max_null_rate`` is there for those.
+``evaluate`` says how each came out and changes nothing: the caller publishes, or does not, or moves
+the rows of ``dead_letter_rules`` to the dead letters. A condition that is NULL for a row is not
+broken by it, as in SQL's CHECK.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
 
@@ -34,23 +32,16 @@ from pyops.sql import identifier, literal
 from pyops.words import did_you_mean
 
 CHECKS: Mapping[str, tuple[str, ...]] = {  # families of gates, as `--check` calls them
-    "rows": ("min_rows", "row_count_within"),
-    "nulls": ("max_null_rate",),
-    "duplicates": ("max_duplicate_rate",),
-    "freshness": ("max_age",),
-    "expectations": ("expect",),
-    "references": ("references",),
-}
+    "rows": ("min_rows", "row_count_within"), "nulls": ("max_null_rate",),
+    "duplicates": ("max_duplicate_rate",), "freshness": ("max_age",),
+    "expectations": ("expect",), "references": ("references",),
+}  # fmt: skip
 RUNS_COMPARED = 10  # how many runs the median of row_count_within is of, at most,
 _RUNS_NEEDED = 3  # and at least
 
 
-class DeadLetterRule(NamedTuple):
-    """Rows that a gate makes dead letters: the SQL condition for them, the column, and why."""
-
-    condition: str
-    column: str
-    reason: str
+_Of = tuple[str, str, Limit[Any]]  # a gate, its column or name, and its limit
+DeadLetterRule = tuple[str, str, str]  # the SQL condition for rows, the column, and why
 
 
 def evaluate(
@@ -64,13 +55,9 @@ def evaluate(
 ) -> list[GateResult]:
     """Evaluates gates on staged rows; one result for each gate and column, passed ones too.
 
-    Nulls, expectations, ages and the number of rows take one scan together; each duplicate rate and
-    each reference takes one of its own. ``history`` has how many rows the last successful runs had,
-    the newest first; ``now`` is naive UTC; ``checks`` chooses families of gates. Where there are
-    references, the warehouse is attached as ``warehouse``.
-
-    A gate that does not fit the table, or an invalid expectation, is a UsageError; an expectation
-    that cannot be computed for some row a DataError.
+    ``history`` has how many rows the last successful runs had, the newest first; ``now`` is naive
+    UTC; ``checks`` chooses families of gates. A gate that does not fit the table, or an invalid
+    expectation, is a UsageError; one that cannot be computed for some row a DataError.
     """
     for name in checks:
         if name not in CHECKS:
@@ -86,26 +73,22 @@ def evaluate(
 
 
 def dead_letter_rules(gates: Gates, results: Sequence[GateResult]) -> list[DeadLetterRule]:
-    """The rows that become dead letters: those that failed a gate which asks for that.
-
-    ``results`` are those of ``evaluate``: NULLs below their threshold are no dead letters. The
-    rules of references need the warehouse attached.
-    """
+    """The rows that become dead letters: those that failed a gate which asks for that."""
     rules = []
     for result in results:
         if result.status != "dead_lettered":
             continue
         name = result.column_name
         if result.gate == "max_null_rate":
-            rules.append(DeadLetterRule(is_null(name), name, "it is NULL, above the gate's limit"))
+            rules.append((is_null(name), name, "it is NULL, above the gate's limit"))
         elif result.gate == "expect":
             text = gates.expect[name].check
-            reason = f"it breaks the expectation {name}: {one_line(text)}"
-            rules.append(DeadLetterRule(is_broken(text), "", reason))
+            rules.append(
+                (is_broken(text), "", f"it breaks the expectation {name}: {one_line(text)}")
+            )
         elif result.gate == "references":
             to = gates.references[name]
-            reason = f"its value is not in {to.to}"
-            rules.append(DeadLetterRule(is_dangling(name, to), name, reason))
+            rules.append((is_dangling(name, to), name, f"its value is not in {to.to}"))
     return rules
 
 
@@ -180,43 +163,34 @@ class _Evaluation:
     def _row_counts(self, history: Sequence[int]) -> Iterator[GateResult]:
         query = f"SELECT count(*) FROM {self.table}"
         if limit := self.gates.min_rows:
-            yield self._result(
-                *("min_rows", "", limit, self.count),
-                exceeded=self.count < limit.threshold,
-                query=query,
-                message=f"there are {self.count:,} rows; at least {limit.threshold:,} must be",
-            )
+            said = f"there are {self.count:,} rows; at least {limit.threshold:,} must be"
+            exceeded = self.count < limit.threshold
+            yield self._result(("min_rows", "", limit), self.count, exceeded, query, said)
         if within := self.gates.row_count_within:
             past = [rows for rows in history if rows > 0][:RUNS_COMPARED]
-            figure, exceeded = None, None
-            message = (
+            figure, is_off = None, None
+            said = (
                 f"{self.count:,} rows cannot be compared yet: there are {len(past)} earlier runs"
                 f" with rows; {_RUNS_NEEDED} are needed"
             )
             if len(past) >= _RUNS_NEEDED:
                 usual = median(past)
                 figure = abs(self.count - usual) / usual
-                exceeded = figure > within.threshold
+                is_off = figure > within.threshold
                 shown, allowed = _percents(figure, within.threshold)
-                message = (
+                said = (
                     f"{self.count:,} rows are {shown} {'fewer' if self.count < usual else 'more'}"
                     f" than {usual:,}, the median of the last {len(past)} runs with rows;"
                     f" at most {allowed} is allowed"
                 )
-            yield self._result(
-                *("row_count_within", "", within, figure),
-                exceeded=exceeded,
-                query=query,
-                message=message,
-            )
+            yield self._result(("row_count_within", "", within), figure, is_off, query, said)
 
     def _nulls(self, column: str, failing: int) -> GateResult:
         limit = self.gates.max_null_rate[column]
         shown, allowed = _percents(self._share(failing), limit.threshold)
         return self._rate(
-            *("max_null_rate", column, limit, failing),
-            query=f"SELECT * FROM {self.table} WHERE {is_null(column)}",
-            message=f"{column} is NULL in {shown} of {self.count:,} rows; at most {allowed} may be",
+            *(("max_null_rate", column, limit), failing, is_null(column)),
+            f"{column} is NULL in {shown} of {self.count:,} rows; at most {allowed} may be",
         )
 
     def _duplicates(self, names: str) -> GateResult:
@@ -231,10 +205,9 @@ class _Evaluation:
         )
         shown, allowed = _percents(self._share(failing), limit.threshold)
         return self._rate(
-            *("max_duplicate_rate", names, limit, failing),
-            query=f"SELECT * FROM {self.table} WHERE {there}"
-            f" QUALIFY count(*) OVER (PARTITION BY {keys}) > 1 ORDER BY {keys}",
-            message=f"({', '.join(key)}) has been there before in {shown} of {self.count:,} rows;"
+            *(("max_duplicate_rate", names, limit), failing),
+            f"{there} QUALIFY count(*) OVER (PARTITION BY {keys}) > 1 ORDER BY {keys}",
+            f"({', '.join(key)}) has been there before in {shown} of {self.count:,} rows;"
             f" at most {allowed} may repeat it",
         )
 
@@ -249,19 +222,17 @@ class _Evaluation:
             when = f"{_duration(age)} old" if age >= 0 else f"{_duration(-age)} in the future"
             found = f"the newest {column} is {when}"
         return self._result(
-            *("max_age", column, limit, age),
-            exceeded=age is None or age > allowed,
-            query=f"SELECT * FROM {self.table}"
-            f" ORDER BY {identifier(column)} DESC NULLS LAST LIMIT 10",
-            message=f"{found}; at most {_duration(allowed)} is allowed",
+            *(("max_age", column, limit), age, age is None or age > allowed),
+            f"SELECT * FROM {self.table} ORDER BY {identifier(column)} DESC NULLS LAST LIMIT 10",
+            f"{found}; at most {_duration(allowed)} is allowed",
         )
 
     def _expectation(self, name: str, failing: int) -> GateResult:
         expectation = self.gates.expect[name]
+        limit = Limit[float](threshold=0, on_fail=expectation.on_fail)
         return self._rate(
-            *("expect", name, Limit[float](threshold=0, on_fail=expectation.on_fail), failing),
-            query=f"SELECT * FROM {self.table} WHERE {is_broken(expectation.check)}",
-            message=f"expectation {name} ({one_line(expectation.check)}) is broken by {failing:,}"
+            *(("expect", name, limit), failing, is_broken(expectation.check)),
+            f"expectation {name} ({one_line(expectation.check)}) is broken by {failing:,}"
             f" of {self.count:,} rows; none may break it",
         )
 
@@ -277,10 +248,14 @@ class _Evaluation:
         )
         if types:
             existing(f"references: {reference.to}", reference.column, types)
-            attach, condition = self._attach(), is_dangling(column, reference)
-            absent = ""
+            databases = "SELECT path FROM duckdb_databases() WHERE database_name = 'warehouse'"
+            [(path,)] = self._all(databases)
+            attach = (
+                f"ATTACH IF NOT EXISTS {literal(path)} AS warehouse (READ_ONLY); " if path else ""
+            )
+            condition, absent = is_dangling(column, reference), ""
         else:
-            attach, condition = "", f"{identifier(column)} IS NOT NULL"
+            attach, condition = None, f"{identifier(column)} IS NOT NULL"
             absent = f", as {'.'.join(reference.table)} is not in the warehouse"
             if (limit.on_fail or self.gates.on_fail) == "dead_letter":  # no row is to blame
                 limit = Limit[float](threshold=0, on_fail="fail")
@@ -294,16 +269,11 @@ class _Evaluation:
                 hint="give both one type where they are landed",
             ) from None
         return self._rate(
-            *("references", column, limit, failing),
-            query=f"{attach}SELECT * FROM {self.table} WHERE {condition}",
-            message=f"{column} is not in {reference.to} in {failing:,} of {self.count:,}"
-            f" rows{absent}; every value must be",
+            *(("references", column, limit), failing, condition),
+            f"{column} is not in {reference.to} in {failing:,} of {self.count:,} rows{absent};"
+            " every value must be",
+            attach,
         )
-
-    def _attach(self) -> str:
-        statement = "SELECT path FROM duckdb_databases() WHERE database_name = 'warehouse'"
-        [(path,)] = self._all(statement)
-        return f"ATTACH IF NOT EXISTS {literal(path)} AS warehouse (READ_ONLY); " if path else ""
 
     def _share(self, failing: int) -> float:
         # A quotient of whole numbers is the double nearest to it, as is a threshold that was
@@ -311,58 +281,36 @@ class _Evaluation:
         return failing / self.count if self.count else 0.0
 
     def _rate(
-        self, gate: str, name: str, limit: Limit[float], failing: int, *, query: str, message: str
+        self, of: _Of, failing: int, where: str, said: str, attach: str | None = None
     ) -> GateResult:
-        figure = self._share(failing)
-        return self._result(
-            *(gate, name, limit, figure),
-            exceeded=figure > limit.threshold,
-            failing_rows=failing,
-            query=query,
-            message=message,
+        """The result of a gate on a share of rows, those that meet a condition."""
+        figure, query = (
+            self._share(failing),
+            f"{attach or ''}SELECT * FROM {self.table} WHERE {where}",
         )
+        result = self._result(of, figure, figure > of[2].threshold, query, said)
+        return replace(result, failing_rows=failing)
 
     def _result(
-        self,
-        gate: str,
-        name: str,
-        limit: Limit[Any],
-        figure: float | None,
-        *,
-        exceeded: bool | None,
-        failing_rows: int | None = None,
-        query: str,
-        message: str,
+        self, of: _Of, figure: float | None, exceeded: bool | None, query: str, said: str
     ) -> GateResult:
-        on_fail = limit.on_fail or self.gates.on_fail
-        threshold = limit.threshold
+        gate, name, limit = of
+        on_fail, threshold = limit.on_fail or self.gates.on_fail, limit.threshold
         if isinstance(threshold, timedelta):
             threshold = threshold.total_seconds()
-        return GateResult(
-            gate=gate,
-            column_name=name,
-            status="skipped" if exceeded is None else _STATUS[on_fail] if exceeded else "passed",
-            figure=None if figure is None else float(figure),
-            threshold=float(threshold),
-            failing_rows=failing_rows,
-            on_fail=on_fail,
-            query=query,
-            message=message,
-        )
+        status = "skipped" if exceeded is None else _STATUS[on_fail] if exceeded else "passed"
+        shown = None if figure is None else float(figure)
+        return GateResult(gate, name, status, shown, float(threshold), None, on_fail, query, said)
 
     def _all(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         return self.connection.execute(statement, list(parameters)).fetchall()
 
 
-_TIMES = (
-    *("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"),
-    "TIMESTAMP WITH TIME ZONE",
-)
+_TIMES = {"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"}
+_TIMES |= {"TIMESTAMP WITH TIME ZONE"}
 _STATUS: Mapping[OnFail, GateStatus] = {
-    "fail": "failed",
-    "warn": "warned",
-    "dead_letter": "dead_lettered",
-}
+    "fail": "failed", "warn": "warned", "dead_letter": "dead_lettered"
+}  # fmt: skip
 
 
 def _percents(figure: float, threshold: float) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pyops.config.project import Table
 from pyops.errors import GateError
 from pyops.quality import gates
-from pyops.records import GateResult, Run, utc_now
+from pyops.records import GateResult, GateStatus, Run, utc_now
 from pyops.staging.file import Stage
 from pyops.warehouse.protocol import Commit, Warehouse
 from pyops.warehouse.recording import Recording
@@ -63,15 +63,8 @@ def failed(table: Table, results: Sequence[GateResult], stage: Stage | None) -> 
 def dead_letter_rate(run: Run, threshold: float) -> GateResult:
     """The share of dead letters, as a gate like the others."""
     rate = run.rows_dead_lettered / run.rows_read if run.rows_read else 0.0
-    return GateResult(
-        gate="max_dead_letter_rate",
-        column_name="",
-        status="failed" if rate > threshold else "passed",
-        figure=rate,
-        threshold=threshold,
-        failing_rows=run.rows_dead_lettered,
-        on_fail="fail",
-        query="SELECT reason, column_name, count(*) FROM dead_letters GROUP BY ALL",
-        message=f"{rate:.3%} of {run.rows_read} rows are dead letters;"
-        f" the limit is {threshold:.3%}",
-    )
+    status: GateStatus = "failed" if rate > threshold else "passed"
+    query = "SELECT reason, column_name, count(*) FROM dead_letters GROUP BY ALL"
+    said = f"{rate:.3%} of {run.rows_read} rows are dead letters; the limit is {threshold:.3%}"
+    figures = (rate, threshold, run.rows_dead_lettered)
+    return GateResult("max_dead_letter_rate", "", status, *figures, "fail", query, said)
