@@ -42,26 +42,17 @@ if TYPE_CHECKING:
     from pyops.records import DeadLetter, GateResult, Run, TableId, Watermark
 
 _NAMES = {
-    "commands.cdc": "Capture capture follow",
-    "commands.compact": "Compaction compact",
-    "commands.dlq": "dead_letters purge replay",
-    "commands.erase": "Erasure erase",
-    "commands.extract": "Extraction extract",
-    "commands.publish": "publish",
-    "commands.reconcile": "Reconciliation reconcile",
-    "commands.run": "Summary run",
-    "commands.slot": "SlotStatus slot_status",
-    "commands.snapshot": "snapshot",
-    "commands.status": "TableStatus status",
-    "commands.validate": "validate",
-    "config.days": "Days",
-    "config.load": "load",
-    "config.project": "Project Table",
+    "commands.cdc": "Capture capture follow", "commands.compact": "Compaction compact",
+    "commands.dlq": "dead_letters purge replay", "commands.erase": "Erasure erase",
+    "commands.extract": "Extraction extract", "commands.publish": "publish",
+    "commands.reconcile": "Reconciliation reconcile", "commands.run": "Summary run",
+    "commands.slot": "SlotStatus slot_status", "commands.snapshot": "snapshot",
+    "commands.status": "TableStatus status", "commands.validate": "validate", "config.days": "Days",
+    "config.load": "load", "config.project": "Project Table",
     "errors": "DataError GateError OperationError PyopsError SchemaChangeError TransientError"
     " UsageError",
-    "progress": "Listener",
-    "records": "DeadLetter GateResult Run TableId Watermark",
-}
+    "progress": "Listener", "records": "DeadLetter GateResult Run TableId Watermark",
+}  # fmt: skip
 _HOMES = {name: f"pyops.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [

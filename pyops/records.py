@@ -10,14 +10,9 @@ from typing import Literal, Self
 
 RESERVED_COLUMNS = ("_load_id", "_loaded_at", "_fault")
 CHANGE_COLUMNS: Mapping[str, str] = {  # what a change log has beside the table's own columns
-    "_op": "VARCHAR",
-    "_generation": "INTEGER",
-    "_lsn": "BIGINT",
-    "_seq": "BIGINT",
-    "_xid": "BIGINT",
-    "_committed_at": "TIMESTAMP",
-    "_unchanged": "VARCHAR[]",
-}
+    "_op": "VARCHAR", "_generation": "INTEGER", "_lsn": "BIGINT", "_seq": "BIGINT",
+    "_xid": "BIGINT", "_committed_at": "TIMESTAMP", "_unchanged": "VARCHAR[]",
+}  # fmt: skip
 PLACE_COLUMNS: Mapping[str, str] = {"_file": "VARCHAR", "_line": "BIGINT"}  # of rows from files
 Relation = tuple[str, str]  # schema and name of a table in the warehouse
 
@@ -76,17 +71,9 @@ class Run:
     @classmethod
     def begun(cls, source: str | None, table: str | None, mode: str, write: str) -> Self:
         now = utc_now()
-        return cls(
-            run_id=f"{now:%Y%m%dT%H%M%S.%f}-{os.urandom(3).hex()}",
-            source=source,
-            table_name=table,
-            mode=mode,
-            write_pattern=write,
-            status="running",
-            started_at=now,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-        )
+        run_id = f"{now:%Y%m%dT%H%M%S.%f}-{os.urandom(3).hex()}"
+        run = cls(run_id, source, table, mode, write, "running", now)
+        return replace(run, host=socket.gethostname(), pid=os.getpid())
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)

@@ -24,17 +24,7 @@ def log_write(
     is_recreated: bool = False,
 ) -> Write:
     """Rows to append to a table's log; dead letters of keys that changed since are superseded."""
-    if may_evolve is None:
-        may_evolve = table.config.on_schema_change == "evolve"
-    return Write(
-        table,
-        columns,
-        Append(),
-        rows,
-        dead_letters,
-        key=key,
-        supersedes=supersedes or ByKey(key if columns.keys() >= set(key) else ()),
-        may_evolve=may_evolve,
-        log=log,
-        is_recreated=is_recreated,
-    )
+    evolves = table.config.on_schema_change == "evolve" if may_evolve is None else may_evolve
+    superseded = supersedes or ByKey(key if columns.keys() >= set(key) else ())
+    what = (table, columns, Append(), rows, dead_letters, key, superseded, evolves, log)
+    return Write(*what, is_recreated=is_recreated)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from itertools import chain
 
 from pyops.commands.invocation import Invocation, open_warehouse
-from pyops.config.project import Project, Table
+from pyops.config.project import Project
 from pyops.errors import Outcome, PyopsError, TransientError, UsageError
 from pyops.progress import Listener
 from pyops.records import Run
@@ -79,12 +79,11 @@ def follow(
 
 def _look(invocation: Invocation, source: str, opened: dict[str, ChangeSource]) -> Capture:
     """Lands what a followed source has now; one that failed is closed, to be opened again."""
-    changes = opened.get(source)
-    chunks = changes.changes(idles=True) if changes else None
-    if changes is None or chunks is None:
-        changes = opened[source] = _opened(invocation, source)
-        chunks = chain(_started(invocation, source, changes), changes.changes(idles=True))
-    done = _landed(invocation, source, chunks)
+    started: Iterator[Chunk] = iter(())
+    if source not in opened:
+        opened[source] = _opened(invocation, source)
+        started = _started(invocation, source, opened[source])
+    done = _landed(invocation, source, chain(started, opened[source].changes(idles=True)))
     if done.error:
         opened.pop(source).close()
     return done
@@ -104,8 +103,8 @@ def _opened(invocation: Invocation, source: str, **options: object) -> ChangeSou
 
 def _started(invocation: Invocation, source: str, changes: ChangeSource) -> Iterator[Chunk]:
     """The chunks of a start, given what the warehouse knows."""
-    tables = cdc_tables(invocation.project, source)
     state = invocation.warehouse.capture_state(source)
+    tables = invocation.project.cdc_tables(source)
     yield from changes.start(state, invocation.warehouse.states(tables))
 
 
@@ -154,10 +153,6 @@ def _commit(invocation: Invocation, recording: Recording, chunk: Chunk | None) -
             chunk.landed = recording.commit(stage, chunk.stage(stage, recording))
 
 
-def cdc_tables(project: Project, source: str) -> list[Table]:
-    return [t for t in project.tables() if t.source == source and t.config.mode == "cdc"]
-
-
 def captured_sources(
     project: Project, names: Sequence[str] = (), *, with_slot: bool = False
 ) -> list[str]:
@@ -182,4 +177,4 @@ def captured_sources(
         offset = warehouse.capture_state(name).offset
         return offset is not None and offset.status != "dropped"
 
-    return [name for name in sources if cdc_tables(project, name) or is_captured(name)]
+    return [name for name in sources if project.cdc_tables(name) or is_captured(name)]

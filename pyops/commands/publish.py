@@ -36,15 +36,9 @@ def publish(
             with invocation.recording(begun) as recording:
                 stage, staged, commit = Stage.reopen(path)
                 with stage:
-                    recording.run = replace(
-                        staged,
-                        run_id=begun.run_id,
-                        invocation_id=recording.run.invocation_id,
-                        status="running",
-                        started_at=begun.started_at,
-                        host=begun.host,
-                        pid=begun.pid,
-                    )
+                    now = vars(recording.run)
+                    own = ("run_id", "invocation_id", "status", "started_at", "host", "pid")
+                    recording.run = replace(staged, **{name: now[name] for name in own})
                     state = invocation.warehouse.states([table])[table]
                     load = Commit.from_json(commit)
                     validate(recording, stage, table, load, recent_rows=state.recent_rows)

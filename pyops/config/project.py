@@ -94,6 +94,9 @@ class Project:
             for name, table in settings.tables.items()
         ]
 
+    def cdc_tables(self, source: str) -> list[Table]:
+        return [t for t in self.tables() if t.source == source and t.config.mode == "cdc"]
+
     def select(self, names: list[str] | tuple[str, ...]) -> list[Table]:
         """The tables named ``source.table`` or ``table``; every table if no name is given."""
         tables = self.tables()

@@ -22,47 +22,26 @@ UNAVAILABLE = (
 )
 
 _BASE = {
-    "int8": "SMALLINT",
-    "int16": "SMALLINT",
-    "int32": "INTEGER",
-    "int64": "BIGINT",
-    "float": "FLOAT",
-    "float32": "FLOAT",
-    "double": "DOUBLE",
-    "float64": "DOUBLE",
-    "boolean": "BOOLEAN",
-    "string": "VARCHAR",
-    "bytes": "BLOB",
-    "array": "JSON",
-    "map": "JSON",
+    "int8": "SMALLINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT",
+    "float": "FLOAT", "float32": "FLOAT", "double": "DOUBLE", "float64": "DOUBLE",
+    "boolean": "BOOLEAN", "string": "VARCHAR", "bytes": "BLOB", "array": "JSON", "map": "JSON",
     "struct": "JSON",
-}
+}  # fmt: skip
 _TIME, _DATA, _CONNECT = "io.debezium.time.", "io.debezium.data.", "org.apache.kafka.connect.data."
 _DAYS = (f"{_TIME}Date", f"{_CONNECT}Date")
 _TIMES = {f"{_TIME}Time": 1000, f"{_CONNECT}Time": 1000, f"{_TIME}MicroTime": 1}  # microseconds
 _MOMENTS = {f"{_TIME}Timestamp": 1000, f"{_CONNECT}Timestamp": 1000, f"{_TIME}MicroTimestamp": 1}
 _AS_BASE = {  # those whose text says it all
-    f"{_TIME}Year": "int32",
-    f"{_TIME}MicroDuration": "int64",
-    f"{_TIME}NanoDuration": "int64",
-    f"{_TIME}Interval": "string",
-    f"{_TIME}ZonedTime": "string",
-    f"{_DATA}Json": "string",
-    f"{_DATA}Xml": "string",
-    f"{_DATA}Enum": "string",
-    f"{_DATA}EnumSet": "string",
-    f"{_DATA}Ltree": "string",
-    f"{_DATA}geometry.Point": "struct",
-    f"{_DATA}geometry.Geometry": "struct",
-    f"{_DATA}geometry.Geography": "struct",
-}
+    f"{_TIME}Year": "int32", f"{_TIME}MicroDuration": "int64", f"{_TIME}NanoDuration": "int64",
+    f"{_TIME}Interval": "string", f"{_TIME}ZonedTime": "string", f"{_DATA}Json": "string",
+    f"{_DATA}Xml": "string", f"{_DATA}Enum": "string", f"{_DATA}EnumSet": "string",
+    f"{_DATA}Ltree": "string", f"{_DATA}geometry.Point": "struct",
+    f"{_DATA}geometry.Geometry": "struct", f"{_DATA}geometry.Geography": "struct",
+}  # fmt: skip
 _AS_TEXT = {  # those whose text has the form of a type's, but for a Z behind it
-    f"{_DATA}Uuid": "UUID",
-    f"{_TIME}ZonedTimestamp": "TIMESTAMP",
-    f"{_TIME}IsoTimestamp": "TIMESTAMP",
-    f"{_TIME}IsoDate": "DATE",
-    f"{_TIME}IsoTime": "TIME",
-}
+    f"{_DATA}Uuid": "UUID", f"{_TIME}ZonedTimestamp": "TIMESTAMP",
+    f"{_TIME}IsoTimestamp": "TIMESTAMP", f"{_TIME}IsoDate": "DATE", f"{_TIME}IsoTime": "TIME",
+}  # fmt: skip
 _NANO_TIME, _NANO_MOMENT = f"{_TIME}NanoTime", f"{_TIME}NanoTimestamp"
 _DECIMAL, _VARIABLE = f"{_CONNECT}Decimal", f"{_DATA}VariableScaleDecimal"
 _BITS = f"{_DATA}Bits"

@@ -18,22 +18,11 @@ _EPOCH_DAYS = 10_957
 _CYCLE_YEARS, _CYCLE_US = 400, 146_097 * 86_400_000_000
 
 _NATIVE = {
-    "bool": "BOOLEAN",
-    "int2": "SMALLINT",
-    "int4": "INTEGER",
-    "int8": "BIGINT",
-    "float4": "FLOAT",
-    "float8": "DOUBLE",
-    "text": "VARCHAR",
-    "varchar": "VARCHAR",
-    "bpchar": "VARCHAR",
-    "name": "VARCHAR",
-    "json": "VARCHAR",
-    "jsonb": "VARCHAR",
-    "bytea": "BLOB",
-    "time": "TIME",
+    "bool": "BOOLEAN", "int2": "SMALLINT", "int4": "INTEGER", "int8": "BIGINT", "float4": "FLOAT",
+    "float8": "DOUBLE", "text": "VARCHAR", "varchar": "VARCHAR", "bpchar": "VARCHAR",
+    "name": "VARCHAR", "json": "VARCHAR", "jsonb": "VARCHAR", "bytea": "BLOB", "time": "TIME",
     "uuid": "UUID",
-}
+}  # fmt: skip
 # What DuckDB's cast of a text would not do as PostgreSQL means it; its timestamps come in UTC.
 _OF_TEXT = {
     "BOOLEAN": "({} = 't')",

@@ -9,7 +9,7 @@ from datetime import datetime
 import duckdb
 
 from pyops.errors import OperationError
-from pyops.records import CHANGE_COLUMNS, Run, TableId, utc_now
+from pyops.records import CHANGE_COLUMNS, Run, TableId, ended, utc_now
 from pyops.sql import identifier, qualified
 from pyops.staging.columns import key_json
 from pyops.warehouse import bookkeeping
@@ -62,17 +62,13 @@ class Committing:
         if self.commit.run is None:
             return None
         loaded = [table for table in self.written if not self._is_rewrite(table)]
-        now = utc_now()
         run = replace(
-            self.commit.run,
-            status="succeeded",
+            ended(self.commit.run, "succeeded", None),
             load_id=load_id if loaded else None,
             rows_written=sum(self.written.values()),
             rows_deleted=sum(self.deleted.values()) + purged * (not self.commit.writes),
             rows_unchanged=self.unchanged,
             rows_dead_lettered=self.dead_letters,
-            finished_at=now,
-            seconds=(now - (self.commit.run.started_at or now)).total_seconds(),
             locked_seconds=time.monotonic() - self.began,
         )
         for table in loaded:

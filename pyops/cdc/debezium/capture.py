@@ -4,9 +4,8 @@ A file is read whole again if it has changed; an event that is in the log alread
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 
 from pyops.cdc.debezium.envelope import COUNTED
@@ -32,8 +31,7 @@ class Changes(ChangeSource):
         source: str,
         *,
         again: Table | None = None,
-        patience: timedelta | None = None,
-        progress: Callable[[Table, int, int], None] | None = None,
+        **_: object,  # there is nothing to wait for, and nothing to show
     ) -> None:
         if again is not None:
             raise UsageError(
@@ -42,7 +40,7 @@ class Changes(ChangeSource):
             )
         self.project = project
         self.salt = project.config.sources[source].mask_salt
-        self.tables = [t for t in project.tables() if t.source == source]
+        self.tables = project.cdc_tables(source)
         self.states: dict[Table, TableState] = {}
 
     def start(self, capture: CaptureState, states: Mapping[Table, TableState]) -> Iterator[Chunk]:

@@ -16,34 +16,18 @@ from pyops.staging.connect_types import UNAVAILABLE, ConnectType, unavailable
 COUNTED = ("tombstones", "heartbeats", "transaction events", "messages", "events of other tables")
 # What an event has besides its row, until it gets its place in the log.
 META = {
-    "_op": "VARCHAR",
-    "_lsn": "BIGINT",
-    "_order": "BIGINT",
-    "_xid": "BIGINT",
-    "_committed_at": "TIMESTAMP",
-    "_unchanged": "VARCHAR[]",
-}
+    "_op": "VARCHAR", "_lsn": "BIGINT", "_order": "BIGINT", "_xid": "BIGINT",
+    "_committed_at": "TIMESTAMP", "_unchanged": "VARCHAR[]",
+}  # fmt: skip
 
-_WORDS = {  # where the single values of an event are
-    "op": "/op",
-    "status": "/status",
-    "connector": "/source/connector",
-    "db": "/source/db",
-    "schema": "/source/schema",
-    "table": "/source/table",
-    "lsn": "/source/lsn",
-    "file": "/source/file",
-    "pos": "/source/pos",
-    "change_lsn": "/source/change_lsn",
-    "commit_lsn": "/source/commit_lsn",
-    "scn": "/source/scn",
-    "ts_ns": "/source/ts_ns",
-    "ts_us": "/source/ts_us",
-    "ts_ms": "/source/ts_ms",
-    "ts_sec": "/source/ts_sec",  # before Debezium 0.10
-    "xid": "/source/txId",
-    "order": "/transaction/total_order",
-}
+_WORDS = {  # where the single values of an event are; ts_sec was before Debezium 0.10
+    "op": "/op", "status": "/status", "connector": "/source/connector", "db": "/source/db",
+    "schema": "/source/schema", "table": "/source/table", "lsn": "/source/lsn",
+    "file": "/source/file", "pos": "/source/pos", "change_lsn": "/source/change_lsn",
+    "commit_lsn": "/source/commit_lsn", "scn": "/source/scn", "ts_ns": "/source/ts_ns",
+    "ts_us": "/source/ts_us", "ts_ms": "/source/ts_ms", "ts_sec": "/source/ts_sec",
+    "xid": "/source/txId", "order": "/transaction/total_order",
+}  # fmt: skip
 _NUMBERS = {word: f"w[{number}]" for number, word in enumerate(_WORDS, 1)}
 _BEFORE, _AFTER = "parts[1]", "parts[2]"
 

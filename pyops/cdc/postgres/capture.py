@@ -56,17 +56,12 @@ class Changes(ChangeSource):
         lock_slot(control, slot)
         server = look_at_server(control)
         check_server(server, source)
+        publications = Publications.of(project, source, control, version=server.version)
         opened = Opened(
-            project=project,
-            source=source,
-            tables=[t for t in project.tables() if t.source == source and t.config.mode == "cdc"],
-            slot=slot,
-            salt=project.postgres(source).mask_salt,
-            patience=self._patience,
-            again=self._again,
+            *(project, source, project.cdc_tables(source), slot, self._patience, self._again),
             control=control,
             reader=reader,
-            publications=Publications.of(project, source, control, version=server.version),
+            publications=publications,
             stored=capture.offset,
         )
         yield from start(opened, server, capture, states)

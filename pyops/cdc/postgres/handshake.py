@@ -27,7 +27,6 @@ class Opened:
     source: str
     tables: Sequence[Table]
     slot: str
-    salt: str
     patience: float
     again: Table | None
     control: Session  # holds the slot's lock
@@ -37,6 +36,10 @@ class Opened:
     offset: Offset = field(init=False)
     facts: dict[Table, Facts] = field(default_factory=dict)
     captured: dict[str, Captured] = field(default_factory=dict)
+
+    @property
+    def salt(self) -> str:
+        return self.project.postgres(self.source).mask_salt
 
     def key(self, table: Table) -> tuple[str, ...]:
         """The columns that identify a row of a table: configured, or its primary key."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from pyops.cdc.changelog import log_write
 from pyops.cdc.postgres.changes import lsn_text
@@ -75,17 +76,9 @@ class Copy:
         )
         with recording.warehouse.attached(stage) as at:
             rows = self._rows(at)
-        return log_write(
-            table,
-            stage.columns,
-            rows,
-            dead_letters="FROM dead_letters",
-            key=self.key,
-            log="copy",
-            supersedes=Whole(swap=False),
-            may_evolve=True,  # a log that starts over may change
-            is_recreated=self.is_recreated,
-        )
+        how: Any = {"dead_letters": "FROM dead_letters", "key": self.key, "log": "copy"}
+        how |= {"may_evolve": True, "is_recreated": self.is_recreated}  # a log that starts over may
+        return log_write(table, stage.columns, rows, supersedes=Whole(swap=False), **how)
 
     def _rows(self, at: Attached) -> str:
         """The SELECT of the rows; where the log has rows, a truncation in front of them."""

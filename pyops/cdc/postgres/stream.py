@@ -61,7 +61,10 @@ class StagedChanges:
     def key(self, relation: Relation) -> tuple[str, ...]:
         """The columns that identify a row of a relation, for the decoder."""
         found = self.tables.get(relation.oid)
-        return self.keys.get(found[0].name, ()) if found else ()
+        return self._key(found[0]) if found else ()
+
+    def _key(self, table: Table) -> tuple[str, ...]:
+        return self.keys.get(table.name, ())
 
     def add(self, changes: ChangeBatch) -> None:
         """Stages changes; those that belong to no captured table are left out."""
@@ -76,14 +79,10 @@ class StagedChanges:
         generation = pa.repeat(pa.scalar(self.offset.generation, pa.int32()), len(changes.op))
         meta = [changes.op, generation, changes.lsn, changes.seq, changes.xid]
         arrays = [*meta, changes.committed_at, changes.unchanged, *changes.values]
-        self.stage.add(
-            version.name,
-            pa.Table.from_arrays(arrays, names=[*CHANGE_COLUMNS, *names]),
-            version.mappings,
-            key=self.keys.get(version.table.name, ()),
-            where=self._is_new(self.tables[relation.oid][1]),
-            size=changes.bytes,
-        )
+        arrived = pa.Table.from_arrays(arrays, names=[*CHANGE_COLUMNS, *names])
+        key, is_new = self._key(version.table), self._is_new(self.tables[relation.oid][1])
+        what = (version.name, arrived, version.mappings)
+        self.stage.add(*what, key=key, where=is_new, size=changes.bytes)
 
     def _version(self, relation: Relation) -> _Version:
         table = self.tables[relation.oid][0]
@@ -118,7 +117,7 @@ class StagedChanges:
         deletes a row of key 2, but not the one that has it now. FULL allows for that, and tells one
         from the other.
         """
-        if not (key := self.keys.get(version.table.name, ())):
+        if not (key := self._key(version.table)):
             return
         row = listed([name for name in version.mappings if name not in META])
         connection = self.stage.connection
@@ -147,17 +146,14 @@ class StagedChanges:
         for relation, version in self._versions.items():
             if relation.identity == "f":
                 self._leave_out_deletes_of_replaced_rows(version)
-        return tuple(
-            log_write(
-                version.table,
-                {n: item.warehouse for n, item in version.mappings.items() if n not in META},
-                f"SELECT * EXCLUDE (_fault) FROM {version.name} WHERE _fault IS NULL",
-                dead_letters=f"SELECT {DEAD_LETTER} FROM {version.name} WHERE _fault IS NOT NULL",
-                key=self.keys.get(version.table.name, ()),
-                log="stream",
-            )
-            for version in self._versions.values()
-        )
+        return tuple(map(self._write, self._versions.values()))
+
+    def _write(self, version: _Version) -> Write:
+        columns = {n: item.warehouse for n, item in version.mappings.items() if n not in META}
+        rows = f"SELECT * EXCLUDE (_fault) FROM {version.name} WHERE _fault IS NULL"
+        dead = f"SELECT {DEAD_LETTER} FROM {version.name} WHERE _fault IS NOT NULL"
+        what, key = (version.table, columns, rows), self._key(version.table)
+        return log_write(*what, dead_letters=dead, key=key, log="stream")
 
 
 @dataclass
@@ -206,19 +202,14 @@ class Stream:
     ) -> Commit:
         opened = self.opened
         recording.note(lower_bound=lsn_text(opened.offset.lsn))
-        by_name = {table.name: table for table in opened.tables}
-        staged = StagedChanges(
-            stage,
-            {
-                known.relation_oid: (by_name[name], known)
-                for name, known in opened.captured.items()
-                if name in by_name
-            },
-            {name: opened.key(table) for name, table in by_name.items()},
-            opened.offset,
-            opened.control,
-            opened.salt,
-        )
+        tables = {
+            known.relation_oid: (table, known)
+            for table in opened.tables
+            if (known := opened.captured.get(table.name))
+        }
+        keys = {table.name: opened.key(table) for table in opened.tables}
+        how = (opened.offset, opened.control, opened.salt)
+        staged = StagedChanges(stage, tables, keys, *how)
         decoder = Decoder(staged.key)
         decoded = Prefetch(decoder.decode(batch.column(0)) for batch in batches)
         try:

@@ -20,6 +20,7 @@ from pyops.sources.files.json import land_document, land_lines
 from pyops.sources.files.lines import Refused
 from pyops.sources.files.parquet import land_parquet
 from pyops.sql import identifier
+from pyops.staging import memory
 
 _BLOCK = 1 << 20
 _LAND = {"csv": land_csv, "jsonl": land_lines, "json": land_document, "parquet": land_parquet}
@@ -94,17 +95,12 @@ def refuse(
             replace(item, payload=f"({len(item.payload):,} characters, not kept)")
             for item in refused
         ]
-    found = pa.table(
-        {
-            "_file": [file.name] * len(refused),
-            "_line": [item.line for item in refused],
-            "payload": pa.array([item.payload for item in refused], pa.large_string()),
-            "reason": [item.reason for item in refused],
-        }
-    )
-    connection.register("found", found)
-    connection.execute("INSERT INTO refused SELECT * FROM found ORDER BY _line")
-    connection.unregister("found")
+    lines, payloads, reasons = zip(*((x.line, x.payload, x.reason) for x in refused), strict=True)
+    texts = pa.array(payloads, pa.large_string())
+    arrays = [[file.name] * len(lines), lines, texts, reasons]
+    found = pa.table(arrays, names=["_file", "_line", "payload", "reason"])
+    with memory.registered(connection, "found", found):
+        connection.execute("INSERT INTO refused SELECT * FROM found ORDER BY _line")
 
 
 def _decompressed(file: File, target: Path) -> Path:

@@ -16,13 +16,9 @@ _KEPT = {
     "DATE", "TIME", "TIMESTAMP", "UUID", "JSON",
 }  # fmt: skip
 _WIDER = {
-    "UTINYINT": "SMALLINT",
-    "USMALLINT": "INTEGER",
-    "UINTEGER": "BIGINT",
-    "UBIGINT": "DECIMAL(20,0)",
-    "TIMESTAMP_S": "TIMESTAMP",
-    "TIMESTAMP_MS": "TIMESTAMP",
-}
+    "UTINYINT": "SMALLINT", "USMALLINT": "INTEGER", "UINTEGER": "BIGINT",
+    "UBIGINT": "DECIMAL(20,0)", "TIMESTAMP_S": "TIMESTAMP", "TIMESTAMP_MS": "TIMESTAMP",
+}  # fmt: skip
 _AGAIN = "write or fetch it again; none of its rows were landed"
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
 

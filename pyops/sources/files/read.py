@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pyops.config.project import Project, Table
 from pyops.errors import PyopsError, UsageError
@@ -38,17 +39,12 @@ class Tables(Source):
     def stage(self, plan: Plan, stage: Stage, progress: Progress) -> Staged:
         assert isinstance(plan, FilesPlan)
         table, key = plan.table, plan.table.config.primary_key
-        config = table.files
+        config, connection = table.files, stage.connection
+        how: dict[str, Any] = {"format_": config.format, "day_column": config.partition_by}
+        how["hides"] = config.hides_columns
         arrived = interruptible(
-            lambda: arrive(
-                stage.connection,
-                plan.files,
-                stage.scratch,
-                format_=config.format,
-                day_column=config.partition_by,
-                hides=config.hides_columns,
-            ),
-            cancel=stage.connection.interrupt,
+            lambda: arrive(connection, plan.files, stage.scratch, **how),
+            cancel=connection.interrupt,
         )
         mappings = file_mappings(table, arrived.columns, plan.state, salt=self._salt)
         stage.fill_from_tables(mappings, key=key)

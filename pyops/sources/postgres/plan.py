@@ -8,7 +8,7 @@ from pyops.config.project import Table
 from pyops.errors import OperationError, UsageError
 from pyops.records import CHANGE_COLUMNS, RESERVED_COLUMNS, Watermark
 from pyops.sources.postgres.catalog import Column, TableShape
-from pyops.sources.protocol import Plan, Request
+from pyops.sources.protocol import Plan, Request, WritePattern
 from pyops.sql import identifier
 from pyops.staging.columns import ColumnMapping
 from pyops.staging.postgres_types import as_text, mapping_of, masked
@@ -142,12 +142,12 @@ class PostgresPlan(Plan):
         elif self.write == "swap":
             watermark = WatermarkChange()
         scope = self._scope()
+        columns = {name: mapping.warehouse for name, mapping in self.mappings.items()}
+        key = config.primary_key
         write = Write(
-            self.table,
-            {name: mapping.warehouse for name, mapping in self.mappings.items()},
-            scope,
-            key=config.primary_key,
-            supersedes=scope if isinstance(scope, Whole) else ByKey(config.primary_key),
+            *(self.table, columns, scope),
+            key=key,
+            supersedes=scope if isinstance(scope, Whole) else ByKey(key),
             may_evolve=config.on_schema_change == "evolve" or self.request.full_refresh,
             expects_load=None if self.request.days else self.last_load,
             watermark=watermark,
@@ -175,16 +175,10 @@ def plan(
     if state.columns and config.on_schema_change == "fail" and not request.full_refresh:
         refuse(table, compare(state.columns, columns, keep=False), hint=BATCH_HINT)
     settings = {"mask_salt": salt} if config.mask else {}
-    planned = PostgresPlan(
-        table,
-        "swap" if request.full_refresh else config.write_pattern,
-        estimated_rows=shape.estimated_rows,
-        shape=shape,
-        mappings=mappings,
-        request=request,
-        last_load=state.last_load,
-        settings=settings,
-    )
+    write: WritePattern = "swap" if request.full_refresh else config.write_pattern
+    planned = PostgresPlan(table, write, estimated_rows=shape.estimated_rows, shape=shape)
+    planned = replace(planned, mappings=mappings, request=request, settings=settings)
+    planned = replace(planned, last_load=state.last_load)
     if (days := request.days) is not None:
         _check_days(table, shape, full_refresh=request.full_refresh)
         return replace(

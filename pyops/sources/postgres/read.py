@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 from pyops.config.project import Project, Table
 from pyops.errors import DataError, PyopsError, UsageError
@@ -104,14 +105,8 @@ class Tables(Source):
         with self.session.savepoint():
             self.session.bind(**plan.settings)
             schema, batches = self.session.read(plan.asks)
-            rows, size = stage.fill(
-                schema,
-                batches,
-                plan.mappings,
-                key=key,
-                cancel=self.session.cancel,
-                progress=progress,
-            )
+            how = partial(stage.fill, cancel=self.session.cancel, progress=progress)
+            rows, size = how(schema, batches, plan.mappings, key=key)
         if key and not (plan.cursor and plan.lands_below_bound):
             newest_by = table.config.cursor_column
             if superseded := stage.keep_newest(key, newest_by, table=str(table)):

@@ -17,21 +17,13 @@ from pyops.failures import of_connection, of_query
 from pyops.interrupt import interruptible
 
 # What the text of a value looks like, and whether every row is there, must not depend on the
-# settings of a role or a database.
+# settings of a role or a database; a policy that hides rows is an error, not a smaller table.
 _SESSION = {
-    "client_encoding": "UTF8",
-    "DateStyle": "ISO, MDY",
-    "IntervalStyle": "iso_8601",
-    "TimeZone": "UTC",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-    "lc_monetary": "C",
-    "search_path": "pg_catalog",
-    "xmloption": "content",
-    "row_security": "off",  # a policy that hides rows is an error, not a smaller table
-    "default_transaction_read_only": "on",
-    "application_name": "pyops",
-}
+    "client_encoding": "UTF8", "DateStyle": "ISO, MDY", "IntervalStyle": "iso_8601",
+    "TimeZone": "UTC", "extra_float_digits": "1", "bytea_output": "hex", "lc_monetary": "C",
+    "search_path": "pg_catalog", "xmloption": "content", "row_security": "off",
+    "default_transaction_read_only": "on", "application_name": "pyops",
+}  # fmt: skip
 # What would end a long copy, or the session that holds a lock meanwhile; not every version has all.
 _NO_TIMEOUTS = """
 SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN (
