@@ -148,17 +148,14 @@ def _mixed(bench: Bench, scale: int, rounds: int) -> None:
     say("making changes")
     batch = max(scale // 50, 1)
     statements = [
-        f"UPDATE t SET amount = amount + 1, updated_at = now() WHERE id > {first}"
-        f" AND id <= {first + batch}"
+        f"UPDATE t SET amount = amount + 1, updated_at = now() WHERE id > {first} AND id <= {first + batch}"
         for first in range(0, 6 * scale, batch)
     ]
     statements += [
-        _ROWS.format(first=first + 1, last=first + batch)
-        for first in range(6 * scale, 10 * scale, batch)
+        _ROWS.format(first=first + 1, last=first + batch) for first in range(6 * scale, 10 * scale, batch)
     ]
     statements += [
-        f"DELETE FROM t WHERE id > {first} AND id <= {first + batch}"
-        for first in range(0, scale, batch)
+        f"DELETE FROM t WHERE id > {first} AND id <= {first + batch}" for first in range(0, scale, batch)
     ]
     psql(bench.server, *statements)
     received, pyops = bench.measure(11 * scale, rounds)

@@ -98,9 +98,7 @@ def _measure(server: Server, folder: Path, options: argparse.Namespace) -> None:
     print(f"\n{options.rows:,} rows, 9 columns; median of {options.rounds} (smallest to largest)\n")
     head = ["", "seconds", "x COPY", "peak MB"]
     print_table(head, [row(name, figures) for name, figures in ways.items()])
-    print(
-        f"\nwarehouse locked: {spread(pyops.locked)} s, {median(pyops.locked) / floor:.2f} x COPY"
-    )
+    print(f"\nwarehouse locked: {spread(pyops.locked)} s, {median(pyops.locked) / floor:.2f} x COPY")
     if options.large:
         say("the large table")
         large = Figures()

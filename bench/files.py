@@ -43,13 +43,7 @@ def main() -> None:
     print_table(
         ["", "seconds", "to bare texts", "MB/s"],
         [
-            [
-                kind,
-                f"{median(t):.2f}",
-                spread(t),
-                f"{median(t) / base:.2f}",
-                f"{megabytes / median(t):.0f}",
-            ]
+            [kind, f"{median(t):.2f}", spread(t), f"{median(t) / base:.2f}", f"{megabytes / median(t):.0f}"]
             for kind, t in seconds.items()
         ],
     )

@@ -12,16 +12,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from bench.harness import (
-    PYOPS,
-    print_table,
-    psql,
-    run,
-    running_server,
-    say,
-    spread,
-    temporary_folder,
-)
+from bench.harness import PYOPS, print_table, psql, run, running_server, say, spread, temporary_folder
 
 _INTERVAL = 0.5
 
@@ -41,8 +32,7 @@ def main() -> None:
     with temporary_folder() as folder, running_server(folder) as server:
         psql(server, "CREATE TABLE t (id bigint PRIMARY KEY, v text)")
         (folder / "pyops.yml").write_text(
-            "sources: {src: {type: postgres, dsn: '" + server.dsn() + "',"
-            " tables: {t: {mode: cdc}}}}\n"
+            "sources: {src: {type: postgres, dsn: '" + server.dsn() + "', tables: {t: {mode: cdc}}}}\n"
         )
         run([PYOPS, "cdc"], cwd=folder)
         command = [PYOPS, "cdc", "--follow", "--interval", f"{round(_INTERVAL * 1000)}ms"]

@@ -171,10 +171,7 @@ def _report(sizes: Sequence[Size], options: argparse.Namespace) -> None:
     rows = []
     for name, one, other in [
         ("pyops extract orders, whole process", small.extract_seconds, large.extract_seconds),
-        *(
-            (f"{name}, execution_time", small.node_seconds[name], large.node_seconds[name])
-            for name in _NODES
-        ),
+        *((f"{name}, execution_time", small.node_seconds[name], large.node_seconds[name]) for name in _NODES),
     ]:
         ratio = f"{median(other) / median(one):.2f}"
         rows.append([name, spread(one), spread(other), ratio])

@@ -7,23 +7,11 @@ import argparse
 import shutil
 from pathlib import Path
 
-from bench.harness import (
-    PYOPS,
-    REPOSITORY,
-    Child,
-    median,
-    print_table,
-    run,
-    say,
-    spread,
-    temporary_folder,
-)
+from bench.harness import PYOPS, REPOSITORY, Child, median, print_table, run, say, spread, temporary_folder
 
 _COMMANDS = (("demo", "up"), ("run",), ("status",))
 # What a run makes, and what set-up makes once; dbt_packages is set-up too, and is copied.
-_LEFT_OUT = shutil.ignore_patterns(
-    ".*", "__pycache__", "target", "logs", "bench", "*.duckdb", "*.duckdb.wal"
-)
+_LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "target", "logs", "bench", "*.duckdb", "*.duckdb.wal")
 
 
 def main() -> None:

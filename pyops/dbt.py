@@ -67,8 +67,7 @@ class Manifest:
                 if node["resource_type"] in {"model", "snapshot", "seed"}
             }
             sources = {
-                name: _relation(node["schema"], node["identifier"])
-                for name, node in found["sources"].items()
+                name: _relation(node["schema"], node["identifier"]) for name, node in found["sources"].items()
             }
         except FileNotFoundError:
             raise OperationError(
@@ -76,9 +75,7 @@ class Manifest:
                 hint="run dbt build",
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise OperationError(
-                f"{path} is no manifest that can be read", hint="run dbt build"
-            ) from None
+            raise OperationError(f"{path} is no manifest that can be read", hint="run dbt build") from None
         return cls(nodes, sources)
 
     def rememberers(self, relation: Relation) -> list[Node]:
@@ -89,9 +86,7 @@ class Manifest:
         """Every node that raw tables have a part in, in dbt's order of names."""
         return list(self._below(relations, through=None))
 
-    def _below(
-        self, relations: Collection[Relation], *, through: Collection[str] | None
-    ) -> Iterator[Node]:
+    def _below(self, relations: Collection[Relation], *, through: Collection[str] | None) -> Iterator[Node]:
         wanted = {_relation(*relation) for relation in relations}
         reached = {name for name, relation in self.sources.items() if relation in wanted}
         seen: set[str] = set()
@@ -103,9 +98,7 @@ class Manifest:
             }
             seen |= children
             reached = {
-                name
-                for name in children
-                if through is None or self.nodes[name].materialized in through
+                name for name in children if through is None or self.nodes[name].materialized in through
             }
         for name in sorted(seen):
             yield self.nodes[name]

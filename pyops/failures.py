@@ -73,9 +73,7 @@ def of_query(state: str, message: str) -> OperationError:
     """
     said = message.partition("ERROR:")[2].strip().partition("\n")[0]
     if not said:
-        return TransientError(
-            "the connection to the source broke", hint="run the same command again"
-        )
+        return TransientError("the connection to the source broke", hint="run the same command again")
     if state[:2] not in _NAMES_ONLY:
         said = re.sub(r'"[^"]*"|\([^)]*\)', "...", said)
     if state == "42501":

@@ -23,9 +23,7 @@ HELP = "Lands PostgreSQL, files and changes in a DuckDB warehouse, for dbt to mo
 
 
 def _group(text: str) -> typer.Typer:
-    return typer.Typer(
-        help=text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-    )
+    return typer.Typer(help=text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 app, slot, dlq = (
@@ -37,16 +35,11 @@ app.add_typer(slot, name="slot")
 app.add_typer(dlq, name="dlq")
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
-Sources = Annotated[
-    list[str] | None, typer.Argument(help="Sources; all that have cdc tables if none.")
-]
+Sources = Annotated[list[str] | None, typer.Argument(help="Sources; all that have cdc tables if none.")]
 FailIfLag = Annotated[
-    str | None,
-    typer.Option(help="Exit 1 if a slot is further behind than this, like 1GB.", metavar="SIZE"),
+    str | None, typer.Option(help="Exit 1 if a slot is further behind than this, like 1GB.", metavar="SIZE")
 ]
-Tables = Annotated[
-    list[str] | None, typer.Argument(help="Tables, as source.table or table; all if none.")
-]
+Tables = Annotated[list[str] | None, typer.Argument(help="Tables, as source.table or table; all if none.")]
 Name = Annotated[str, typer.Argument(help="The table, as source.table or table.")]
 Day = datetime | None
 _ISO = ["%Y-%m-%d"]
@@ -61,9 +54,7 @@ _COMMON = {  # of every command
 }
 
 
-def command(
-    group: typer.Typer, shows: str, name: str | None = None
-) -> Callable[[Callable[..., Any]], None]:
+def command(group: typer.Typer, shows: str, name: str | None = None) -> Callable[[Callable[..., Any]], None]:
     """Makes a command of a function; ``render``'s function ``shows`` prints what it returns."""
 
     def register(function: Callable[..., Any]) -> None:
@@ -92,9 +83,7 @@ def command(
 
 
 @app.callback(help=HELP)
-def options(
-    debug: Annotated[bool, typer.Option(help="Show the stack trace of an error.")] = False,
-) -> None:
+def options(debug: Annotated[bool, typer.Option(help="Show the stack trace of an error.")] = False) -> None:
     """Takes the options of all commands; ``main`` looks at them itself."""
 
 
@@ -160,9 +149,7 @@ def reconcile(
     project: "Project",
     table: Name,
     *,
-    apply: Annotated[
-        bool, typer.Option("--apply", help="Land what differs, delete what is gone.")
-    ] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Land what differs, delete what is gone.")] = False,
 ) -> Any:
     """Compare a table with its source, row by row; exit 1 where they differ."""
     from pyops.commands.reconcile import reconcile
@@ -225,9 +212,7 @@ def erase(
     project: "Project",
     table: Name,
     *,
-    key: Annotated[
-        list[str], typer.Option("--key", help="The key's value; once for each of its columns.")
-    ],
+    key: Annotated[list[str], typer.Option("--key", help="The key's value; once for each of its columns.")],
     dry_run: DryRun = False,
 ) -> Any:
     """Remove all that is kept of one key: in raw, dead letters, staging and dbt's tables."""
@@ -237,17 +222,13 @@ def erase(
 
 
 @command(slot, "slots", "status")
-def slot_status(
-    project: "Project", sources: Sources = None, *, fail_if_lag: FailIfLag = None
-) -> Any:
+def slot_status(project: "Project", sources: Sources = None, *, fail_if_lag: FailIfLag = None) -> Any:
     """Show where each slot stands, what it keeps at the source, and what holds it back."""
     return _slots(project, sources or (), fail_if_lag)
 
 
 @command(slot, "line", "drop")
-def drop_slot(
-    project: "Project", source: Annotated[str, typer.Argument(help="The source.")]
-) -> Any:
+def drop_slot(project: "Project", source: Annotated[str, typer.Argument(help="The source.")]) -> Any:
     """Drop a source's slot and publication; the next cdc run re-snapshots every table."""
     from pyops.commands.slot import drop
 
@@ -273,9 +254,7 @@ def status(project: "Project", *, fail_if_lag: FailIfLag = None) -> Any:
 
 
 @command(dlq, "letters", "list")
-def list_letters(
-    project: "Project", tables: Tables = None, *, everything: Everything = False
-) -> Any:
+def list_letters(project: "Project", tables: Tables = None, *, everything: Everything = False) -> Any:
     """List dead letters: where each came from and why; no values."""
     from pyops.commands.dlq import dead_letters
 
@@ -297,9 +276,7 @@ def replay_letters(
     project: "Project",
     table: Name,
     *,
-    ids: Annotated[
-        list[int] | None, typer.Option("--id", help="Only this dead letter; repeatable.")
-    ] = None,
+    ids: Annotated[list[int] | None, typer.Option("--id", help="Only this dead letter; repeatable.")] = None,
 ) -> Any:
     """Land the open dead letters of a table that can be landed now."""
     from pyops.commands.dlq import replay
@@ -308,9 +285,7 @@ def replay_letters(
 
 
 @command(dlq, "purged", "purge")
-def purge_letters(
-    project: "Project", tables: Tables = None, *, everything: Everything = False
-) -> Any:
+def purge_letters(project: "Project", tables: Tables = None, *, everything: Everything = False) -> Any:
     """Delete closed dead letters; with --all open ones too: their rows are given up."""
     from pyops.commands.dlq import purge
 

@@ -153,9 +153,7 @@ def _commit(invocation: Invocation, recording: Recording, chunk: Chunk | None) -
             chunk.landed = recording.commit(stage, chunk.stage(stage, recording))
 
 
-def captured_sources(
-    project: Project, names: Sequence[str] = (), *, with_slot: bool = False
-) -> list[str]:
+def captured_sources(project: Project, names: Sequence[str] = (), *, with_slot: bool = False) -> list[str]:
     """The sources of these names (or a UsageError); or all with cdc tables or a slot of theirs."""
     sources = {
         name: settings

@@ -41,11 +41,7 @@ class Compaction(Outcome):
 
 
 def compact(
-    project: Project,
-    names: Sequence[str] = (),
-    *,
-    now: datetime | None = None,
-    dry_run: bool = False,
+    project: Project, names: Sequence[str] = (), *, now: datetime | None = None, dry_run: bool = False
 ) -> list[Compaction]:
     """Folds what is older than each log's retention and applied by dbt.
 
@@ -56,9 +52,7 @@ def compact(
     tables = project.select(list(names))
     for table in tables if names else ():
         if table.config.retention is None:
-            raise UsageError(
-                f"{table} has no retention", hint="give the table one in pyops.yml, like 90d"
-            )
+            raise UsageError(f"{table} has no retention", hint="give the table one in pyops.yml, like 90d")
     tables = [table for table in tables if table.config.retention is not None]
     if not tables:
         return []
@@ -110,17 +104,14 @@ class _Folding:
         self.key = self.table.config.primary_key or self.at.log_key(self.table)
         if not self.key:
             raise OperationError(
-                f"{self.table}: no key is known that tells its rows apart: changes can only be"
-                " folded by it",
+                f"{self.table}: no key is known that tells its rows apart: changes can only be folded by it",
                 hint="run pyops cdc, which asks the source; for a table without one, set"
                 " primary_key in pyops.yml or leave out retention",
             )
         applied = self._applied()
         self.old = self._old(applied)
         self._number()
-        before, folded = self._row(
-            f"SELECT count(*), count(*) FILTER (WHERE {self.old}) FROM {self.log}"
-        )
+        before, folded = self._row(f"SELECT count(*), count(*) FILTER (WHERE {self.old}) FROM {self.log}")
         (left,) = self._row(f"SELECT count(*) FROM temp.events WHERE {_SURVIVES}")
         loads = "SELECT coalesce(max(_load_id), 0) FROM {} WHERE _committed_at < {}"
         (oldest,) = self._row(loads.format(self.log, _timestamp(self.done.older_than)))

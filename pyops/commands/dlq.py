@@ -26,11 +26,7 @@ _CHECKS = ("nulls", "expectations", "references")  # what can be said of a row b
 
 
 def dead_letters(
-    project: Project,
-    names: Sequence[str] = (),
-    *,
-    ids: Sequence[int] = (),
-    everything: bool = False,
+    project: Project, names: Sequence[str] = (), *, ids: Sequence[int] = (), everything: bool = False
 ) -> list[DeadLetter]:
     """Looks dead letters up, the oldest first.
 
@@ -90,11 +86,7 @@ def replay(project: Project, name: str, *, ids: Sequence[int] = ()) -> Extractio
 
 
 def _replay(
-    recording: Recording,
-    stage: Stage,
-    table: Table,
-    state: TableState,
-    letters: Sequence[DeadLetter],
+    recording: Recording, stage: Stage, table: Table, state: TableState, letters: Sequence[DeadLetter]
 ) -> None:
     _fill(stage, letters, table, state)
     recording.note(rows_read=len(letters))
@@ -116,9 +108,7 @@ def _replay(
     recording.commit(stage, Commit((write,), replayed=tuple(sorted(replayed))))
 
 
-def _condition(
-    project: Project, names: Sequence[str], ids: Iterable[int], *, everything: bool
-) -> str:
+def _condition(project: Project, names: Sequence[str], ids: Iterable[int], *, everything: bool) -> str:
     conditions = ["true" if everything else "status = 'open'"]
     if numbers := ", ".join(map(str, ids)):
         conditions.append(f"letter_id IN ({numbers})")
@@ -139,16 +129,11 @@ def _fill(stage: Stage, letters: Sequence[DeadLetter], table: Table, state: Tabl
     connection.execute("CREATE TABLE letters (letter BIGINT, payload JSON)")
     # Few rows, already in memory: the good path does not come here.
     connection.executemany(
-        "INSERT INTO letters VALUES (?, ?)",
-        [[letter.letter_id, letter.payload] for letter in letters],
+        "INSERT INTO letters VALUES (?, ?)", [[letter.letter_id, letter.payload] for letter in letters]
     )
-    columns = ", ".join(
-        f"payload ->> {literal(json_pointer(name))} AS {identifier(name)}" for name in types
-    )
+    columns = ", ".join(f"payload ->> {literal(json_pointer(name))} AS {identifier(name)}" for name in types)
     connection.execute(f"CREATE TABLE arrived AS SELECT {columns}, letter AS _letter FROM letters")
-    connection.execute(
-        "CREATE TABLE refused (_file VARCHAR, _line BIGINT, payload VARCHAR, reason VARCHAR)"
-    )
+    connection.execute("CREATE TABLE refused (_file VARCHAR, _line BIGINT, payload VARCHAR, reason VARCHAR)")
     mappings = {name: _landing(name, type_) for name, type_ in types.items()}
     if "_line" in mappings:
         mappings["_line"] = ColumnMapping("BIGINT", "", '"_line"::BIGINT')

@@ -216,9 +216,7 @@ class _Erasing:
             if columns:
                 yield _Place(
                     node.relation,
-                    self._is_key(
-                        {k: [identifier(n) for n in names] for k, names in tagged.items()}
-                    ),
+                    self._is_key({k: [identifier(n) for n in names] for k, names in tagged.items()}),
                 )
 
     def _is_ours(self, tag: str) -> bool:
@@ -229,8 +227,7 @@ class _Erasing:
         return " AND ".join(
             "("
             + " OR ".join(
-                f"TRY_CAST({column} AS {self.types[name]}) = {self._value(name)}"
-                for column in columns[name]
+                f"TRY_CAST({column} AS {self.types[name]}) = {self._value(name)}" for column in columns[name]
             )
             + ")"
             for name in self.names
@@ -278,9 +275,7 @@ class _Erasing:
         rebuild, by_hand = self._rebuild()
         readable = " AND ".join(
             f"coalesce({key}, {row}) IS NOT NULL"
-            for key, row in zip(
-                self._texts("key").values(), self._texts("payload").values(), strict=True
-            )
+            for key, row in zip(self._texts("key").values(), self._texts("payload").values(), strict=True)
         )
         counted = {
             str(place): self._number(
@@ -332,17 +327,13 @@ class _Erasing:
             f"SELECT c.n FROM {MOVES} SEMI JOIN {gone} AS gone"
             " ON d._generation = gone._generation AND d._lsn = gone._lsn AND d._seq = gone._seq"
         )
-        is_one = (
-            "(_generation, _lsn, _seq) IN (SELECT (_generation, _lsn, _seq) FROM temp.rewritten)"
-        )
+        is_one = "(_generation, _lsn, _seq) IN (SELECT (_generation, _lsn, _seq) FROM temp.rewritten)"
         return [Write(table, {}, Where(is_one), fold.rewritten, is_rewrite=True)]
 
     def _rebuild(self) -> tuple[str, tuple[str, ...]]:
         """The dbt command for what was made of the table and not purged; and what it cannot do."""
         purged = {place.relation for place in self.places}
-        reads_folded = (
-            self.manifest.rememberers(self.table.target) if self.table.config.retention else []
-        )
+        reads_folded = self.manifest.rememberers(self.table.target) if self.table.config.retention else []
         chosen: list[Node] = []
         by_hand = []
         for node in self.manifest.descendants(list(self.relations)):

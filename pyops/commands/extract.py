@@ -54,8 +54,7 @@ def extract(
         for table in tables:
             if table.config.mode == "cdc":
                 raise UsageError(
-                    f"{table} is landed by mode cdc",
-                    hint=f"pyops cdc {table.source} lands its changes",
+                    f"{table} is landed by mode cdc", hint=f"pyops cdc {table.source} lands its changes"
                 )
     invocation = Invocation(project, listener, is_dry=dry_run)
     job = _Extracting(invocation, Request(days, full_refresh), stage_only)
@@ -116,9 +115,7 @@ class _Extracting:
         with invocation.stage(recording) as stage:
             staged = source.stage(plan, stage, progress)
             recording.note(
-                rows_read=staged.rows_read,
-                bytes_read=staged.bytes_read,
-                null_cursors=staged.null_cursors,
+                rows_read=staged.rows_read, bytes_read=staged.bytes_read, null_cursors=staged.null_cursors
             )
             self._discard_staged(table)
             if self.stage_only:

@@ -29,9 +29,7 @@ def open_warehouse(project: Project, *, is_frozen: bool = False) -> Warehouse:
 class Invocation:
     """One command at work. With ``is_dry`` it writes nothing anywhere."""
 
-    def __init__(
-        self, project: Project, listener: Listener | None = None, *, is_dry: bool = False
-    ) -> None:
+    def __init__(self, project: Project, listener: Listener | None = None, *, is_dry: bool = False) -> None:
         self.project = project
         self.listener = listener or Listener()
         self.is_dry = is_dry

@@ -64,9 +64,7 @@ def reconcile(project: Project, name: str, *, apply: bool = False) -> Reconcilia
     ):
         staged = source.compare(table, state, stage)
         recording.note(
-            rows_read=staged.rows_read,
-            bytes_read=staged.bytes_read,
-            rows_dead_lettered=stage.dead_letters,
+            rows_read=staged.rows_read, bytes_read=staged.bytes_read, rows_dead_lettered=stage.dead_letters
         )
         found = _compared(invocation.warehouse, stage, table, staged)
         if apply and not found.is_equal:
@@ -93,6 +91,5 @@ def _compared(warehouse: Warehouse, stage: Stage, table: Table, staged: Staged) 
         ).fetchall()[0]
     warehouse_rows, missing, extra, different = counts
     return Reconciliation(
-        *(str(table), staged.rows_read, warehouse_rows),
-        *(missing, extra, different, stage.dead_letters),
+        *(str(table), staged.rows_read, warehouse_rows), *(missing, extra, different, stage.dead_letters)
     )

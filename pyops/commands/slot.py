@@ -65,9 +65,7 @@ def slot_status(project: Project, names: Sequence[str] = ()) -> list[SlotStatus]
     return [_status(project, name) for name in captured_sources(project, names, with_slot=True)]
 
 
-def lagging(
-    project: Project, statuses: Sequence[SlotStatus], limit: int | None = None
-) -> list[SlotStatus]:
+def lagging(project: Project, statuses: Sequence[SlotStatus], limit: int | None = None) -> list[SlotStatus]:
     """Those further behind than ``limit``, or than their source's ``fail_if_lag``; or at fault."""
     found = []
     for status in statuses:
@@ -146,20 +144,17 @@ def _warnings(session: Session, slot: Slot) -> list[str]:
     warnings = []
     if most == -1:
         warnings.append(
-            "max_slot_wal_keep_size is not set: if this slot is not read any more, the source's"
-            " disk fills"
+            "max_slot_wal_keep_size is not set: if this slot is not read any more, the source's disk fills"
         )
     elif slot.wal_status == "unreserved" or (
         slot.safe_wal_size is not None and slot.safe_wal_size < (most << 20) // 5
     ):
         left = max(slot.safe_wal_size or 0, 0)
         warnings.append(
-            f"the slot is lost after {left:,} more bytes of log (max_slot_wal_keep_size): run"
-            " pyops cdc now"
+            f"the slot is lost after {left:,} more bytes of log (max_slot_wal_keep_size): run pyops cdc now"
         )
     if idle:
         warnings.append(
-            f"idle_replication_slot_timeout is {idle_text}: the slot is lost when it is not read"
-            " for so long"
+            f"idle_replication_slot_timeout is {idle_text}: the slot is lost when it is not read for so long"
         )
     return warnings

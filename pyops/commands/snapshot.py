@@ -10,11 +10,7 @@ from pyops.progress import Listener
 
 
 def snapshot(
-    project: Project,
-    name: str,
-    *,
-    patience: timedelta | None = None,
-    listener: Listener | None = None,
+    project: Project, name: str, *, patience: timedelta | None = None, listener: Listener | None = None
 ) -> Capture:
     """Copies one cdc table again and follows it from there; its log says that it starts over.
 
@@ -23,9 +19,7 @@ def snapshot(
     """
     table = project.select([name])[0]
     if table.config.mode != "cdc":
-        raise UsageError(
-            f"{table} is landed by mode {table.config.mode}", hint=f"run pyops extract {table}"
-        )
+        raise UsageError(f"{table} is landed by mode {table.config.mode}", hint=f"run pyops extract {table}")
     invocation = Invocation(project, listener)
     invocation.settle()
     options = {"patience": patience} if patience is not None else {}

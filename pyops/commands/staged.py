@@ -15,9 +15,7 @@ Step = Callable[[Table, Path | None], Extraction]
 def each_staged(invocation: Invocation, names: Sequence[str], step: Step) -> list[Extraction]:
     """Takes a step with the newest staging file of each table named, or of each that has one."""
     tables = invocation.project.select(list(names))
-    staged = {
-        (run.source, run.table_name): path for path, run in reversed(kept(invocation.staging))
-    }
+    staged = {(run.source, run.table_name): path for path, run in reversed(kept(invocation.staging))}
     done = []
     for table in tables:
         path = staged.get((table.source, table.name))
@@ -30,6 +28,4 @@ def each_staged(invocation: Invocation, names: Sequence[str], step: Step) -> lis
 
 
 def nothing_staged(table: Table) -> OperationError:
-    return OperationError(
-        f"{table}: nothing is staged", hint=f"run pyops extract {table} --stage first"
-    )
+    return OperationError(f"{table}: nothing is staged", hint=f"run pyops extract {table} --stage first")

@@ -39,9 +39,7 @@ def status(project: Project) -> list[TableStatus]:
     states = open_warehouse(project).states(project.tables())
     waiting = {table.source for table, state in states.items() if state.watermark.waiting_for}
     holders = {source: _holders(project, source) for source in waiting}
-    return [
-        _status(table, states[table], holders.get(table.source, {})) for table in project.tables()
-    ]
+    return [_status(table, states[table], holders.get(table.source, {})) for table in project.tables()]
 
 
 def _status(table: Table, state: TableState, holders: Mapping[str, str]) -> TableStatus:

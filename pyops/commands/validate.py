@@ -37,9 +37,7 @@ def validate(
             with stage:
                 state = invocation.warehouse.states([table])[table]
                 results = evaluate(
-                    *(invocation.warehouse, stage, table),
-                    recent_rows=state.recent_rows,
-                    checks=checks,
+                    *(invocation.warehouse, stage, table), recent_rows=state.recent_rows, checks=checks
                 )
                 error = None
                 if any(result.status == "failed" for result in results):

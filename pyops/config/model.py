@@ -119,9 +119,7 @@ _Rate = Annotated[float, Field(ge=0, le=1)]
 _MaxRate = Annotated[Limit[_Rate], BeforeValidator(_limit)]
 _MaxAge = Annotated[Limit[Duration], BeforeValidator(_limit)]
 _MinRows = Annotated[Limit[Annotated[int, Field(ge=0)]], BeforeValidator(_limit)]
-_Within = Annotated[
-    Limit[Annotated[float, Field(ge=0, allow_inf_nan=False)]], BeforeValidator(_limit)
-]
+_Within = Annotated[Limit[Annotated[float, Field(ge=0, allow_inf_nan=False)]], BeforeValidator(_limit)]
 _Expect = Annotated[Expectation, BeforeValidator(lambda value: _under("check", value))]
 _Reference = Annotated[Reference, BeforeValidator(lambda value: _under("to", value))]
 
@@ -154,9 +152,7 @@ class Gates(_Section):
                 )
         for columns in self.max_duplicate_rate:
             if not all(split_columns(columns)):
-                raise ValueError(
-                    f"max_duplicate_rate: invalid columns {columns!r}: join names by commas"
-                )
+                raise ValueError(f"max_duplicate_rate: invalid columns {columns!r}: join names by commas")
         return self
 
 

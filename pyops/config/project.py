@@ -4,14 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from pyops.config.model import (
-    Config,
-    DebeziumTable,
-    FilesTable,
-    PostgresSource,
-    PostgresTable,
-    TableConfig,
-)
+from pyops.config.model import Config, DebeziumTable, FilesTable, PostgresSource, PostgresTable, TableConfig
 from pyops.errors import UsageError
 from pyops.records import TableId
 from pyops.words import did_you_mean

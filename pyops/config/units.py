@@ -11,9 +11,7 @@ def duration(text: str) -> timedelta:
     """The duration that a text like ``10m`` means; a ValueError names an invalid one."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", text.strip())
     if match is None:
-        raise ValueError(
-            f"invalid duration {text!r}: write a number and ms, s, m, h or d, like 10m"
-        )
+        raise ValueError(f"invalid duration {text!r}: write a number and ms, s, m, h or d, like 10m")
     return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
 
 

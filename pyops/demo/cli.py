@@ -26,10 +26,7 @@ app = typer.Typer(
 )
 
 ProjectDir = Annotated[
-    Path,
-    typer.Option(
-        "--project-dir", exists=True, file_okay=False, help="The folder that holds pyops.yml."
-    ),
+    Path, typer.Option("--project-dir", exists=True, file_okay=False, help="The folder that holds pyops.yml.")
 ]
 
 
@@ -54,11 +51,7 @@ def up(project_dir: ProjectDir = Path()) -> None:
         written = events.write(server.dsn(DATABASE), events.folder_of(project_dir))
         summary = shop.summarize(server.dsn(DATABASE))
     seconds = time.monotonic() - began
-    done = (
-        f"and the shop is loaded ({seconds:.1f} s)."
-        if loaded
-        else "and the shop was already loaded."
-    )
+    done = f"and the shop is loaded ({seconds:.1f} s)." if loaded else "and the shop was already loaded."
     typer.echo(f"PostgreSQL {summary.version} runs {done}")
     _show_rows(summary)
     _show_written(written)
@@ -70,9 +63,7 @@ def up(project_dir: ProjectDir = Path()) -> None:
 @app.command("traffic")
 def commit_traffic(
     days: Annotated[int, typer.Option(min=1, help="How many days to add.")] = 1,
-    seed: Annotated[
-        int, typer.Option(help="The same seed makes the same changes, another one others.")
-    ] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same changes, another one others.")] = 1,
     project_dir: ProjectDir = Path(),
 ) -> None:
     """Commit further days: orders, shipments, cancellations, prices, users who come and go.
@@ -94,10 +85,7 @@ def commit_traffic(
     for event, times in done.counts.items():
         table.add_row(event, f"{times:,}")
     span = str(done.first_day) if days == 1 else f"{done.first_day} to {done.last_day}"
-    typer.echo(
-        f"Committed {span} in {done.transactions:,} transactions"
-        f" ({time.monotonic() - began:.1f} s)."
-    )
+    typer.echo(f"Committed {span} in {done.transactions:,} transactions ({time.monotonic() - began:.1f} s).")
     _print(table)
     _show_written(*written)
     typer.echo("Next  pyops run    land what changed")
@@ -174,8 +162,7 @@ def _alone(project_dir: Path) -> Iterator[None]:
         lock = (folder / "lock").open("w")
     except PermissionError as error:
         raise OperationError(
-            f"no permission to write to {folder}",
-            hint="run the command as the user who started the demo",
+            f"no permission to write to {folder}", hint="run the command as the user who started the demo"
         ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

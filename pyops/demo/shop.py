@@ -40,10 +40,7 @@ def create_database(admin_dsn: str, name: str) -> None:
     """Creates a database unless it exists."""
     if has_database(admin_dsn, name):
         return
-    with (
-        closing(connect(admin_dsn, autocommit=True)) as connection,
-        closing(connection.cursor()) as cursor,
-    ):
+    with closing(connect(admin_dsn, autocommit=True)) as connection, closing(connection.cursor()) as cursor:
         query(cursor, f'create database "{name}"')
 
 
@@ -83,10 +80,7 @@ def summarize(dsn: str) -> Summary:
             " (max(ordered_at) at time zone 'UTC')::date from orders",
         )[0]
         return Summary(
-            version=version,
-            size_bytes=size,
-            rows=dict(zip(TABLES, rows, strict=True)),
-            last_order_date=last,
+            version=version, size_bytes=size, rows=dict(zip(TABLES, rows, strict=True)), last_order_date=last
         )
 
 

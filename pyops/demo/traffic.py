@@ -69,9 +69,7 @@ def commit_days(
                 counts.update(dict(query(cursor, steps[name], clock, dice)))
                 connection.commit()
             on_day(day)
-    return Traffic(
-        first_day=first, last_day=day, transactions=days * len(_DAY), counts=dict(counts)
-    )
+    return Traffic(first_day=first, last_day=day, transactions=days * len(_DAY), counts=dict(counts))
 
 
 def _number(text: str) -> int:

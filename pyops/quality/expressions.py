@@ -33,9 +33,7 @@ def is_dangling(column: str, reference: Reference) -> str:
     )
 
 
-def require_condition(
-    connection: duckdb.DuckDBPyConnection, table: str, name: str, text: str
-) -> None:
+def require_condition(connection: duckdb.DuckDBPyConnection, table: str, name: str, text: str) -> None:
     """Refuses an expectation that is not exactly one condition over the columns of a table."""
     refused = f"expectation {name} ({one_line(text)}) is no condition"
     try:

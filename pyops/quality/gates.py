@@ -83,9 +83,7 @@ def dead_letter_rules(gates: Gates, results: Sequence[GateResult]) -> list[DeadL
             rules.append((is_null(name), name, "it is NULL, above the gate's limit"))
         elif result.gate == "expect":
             text = gates.expect[name].check
-            rules.append(
-                (is_broken(text), "", f"it breaks the expectation {name}: {one_line(text)}")
-            )
+            rules.append((is_broken(text), "", f"it breaks the expectation {name}: {one_line(text)}"))
         elif result.gate == "references":
             to = gates.references[name]
             rules.append((is_dangling(name, to), name, f"its value is not in {to.to}"))
@@ -250,9 +248,7 @@ class _Evaluation:
             existing(f"references: {reference.to}", reference.column, types)
             databases = "SELECT path FROM duckdb_databases() WHERE database_name = 'warehouse'"
             [(path,)] = self._all(databases)
-            attach = (
-                f"ATTACH IF NOT EXISTS {literal(path)} AS warehouse (READ_ONLY); " if path else ""
-            )
+            attach = f"ATTACH IF NOT EXISTS {literal(path)} AS warehouse (READ_ONLY); " if path else ""
             condition, absent = is_dangling(column, reference), ""
         else:
             attach, condition = None, f"{identifier(column)} IS NOT NULL"
@@ -264,8 +260,7 @@ class _Evaluation:
         except (duckdb.BinderException, duckdb.ConversionException):
             here, there = typed(column, self.columns), typed(reference.column, types)
             raise UsageError(
-                f"references: {column} is {here} and {reference.to} is {there}:"
-                " they cannot be compared",
+                f"references: {column} is {here} and {reference.to} is {there}: they cannot be compared",
                 hint="give both one type where they are landed",
             ) from None
         return self._rate(
@@ -280,14 +275,9 @@ class _Evaluation:
         # written down: 3 of 300 rows are not more than 0.01.
         return failing / self.count if self.count else 0.0
 
-    def _rate(
-        self, of: _Of, failing: int, where: str, said: str, attach: str | None = None
-    ) -> GateResult:
+    def _rate(self, of: _Of, failing: int, where: str, said: str, attach: str | None = None) -> GateResult:
         """The result of a gate on a share of rows, those that meet a condition."""
-        figure, query = (
-            self._share(failing),
-            f"{attach or ''}SELECT * FROM {self.table} WHERE {where}",
-        )
+        figure, query = (self._share(failing), f"{attach or ''}SELECT * FROM {self.table} WHERE {where}")
         result = self._result(of, figure, figure > of[2].threshold, query, said)
         return replace(result, failing_rows=failing)
 

@@ -144,7 +144,5 @@ def open_source(project: Project, name: str, *, attempts: int = 4) -> Source:
 def open_changes(project: Project, name: str, **options: Any) -> ChangeSource:
     """Opens a source whose changes are landed, whatever its kind."""
     kind = project.config.sources[name].type
-    changes: ChangeSource = import_module(f"pyops.cdc.{kind}.capture").Changes(
-        project, name, **options
-    )
+    changes: ChangeSource = import_module(f"pyops.cdc.{kind}.capture").Changes(project, name, **options)
     return changes

@@ -97,9 +97,7 @@ def conversion(name: str, type_: str) -> tuple[str, str]:
         convert = f"CASE WHEN {name} >= '0001' THEN {_matching(name, _DATE, type_)} END"
         return convert, "DATE is YYYY-MM-DD, from 0001-01-01"
     if type_ == "TIMESTAMP":
-        return _timestamp(name), (
-            "TIMESTAMP is YYYY-MM-DD HH:MM:SS, to the microsecond, from 0001-01-01"
-        )
+        return _timestamp(name), ("TIMESTAMP is YYYY-MM-DD HH:MM:SS, to the microsecond, from 0001-01-01")
     if type_ == "TIME":
         return _matching(name, _TIME, type_), "TIME is HH:MM:SS, to the microsecond"
     if type_ == "UUID":

@@ -32,11 +32,7 @@ def key_json(columns: Mapping[str, str], key: Sequence[str], *, of: str = "") ->
 
 
 def typed(
-    mappings: Mapping[str, ColumnMapping],
-    key: tuple[str, ...],
-    *,
-    required: bool = True,
-    where: str = "true",
+    mappings: Mapping[str, ColumnMapping], key: tuple[str, ...], *, required: bool = True, where: str = "true"
 ) -> str:
     """The SELECT that types each column and describes the first fault of a row in ``_fault``."""
     raw = {

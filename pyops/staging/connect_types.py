@@ -216,6 +216,5 @@ def unavailable(masked_with: str | None = None) -> str:
     word, base64, numbers = UNAVAILABLE
     found = [word, base64, f'["{word}"]', f'["{base64}"]', f"[{numbers}]", f'{{"{word}":"{word}"}}']
     return ", ".join(
-        literal(text) if masked_with is None else f"sha256({literal(masked_with + text)})"
-        for text in found
+        literal(text) if masked_with is None else f"sha256({literal(masked_with + text)})" for text in found
     )

@@ -89,10 +89,7 @@ class Stage:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
             self.connection.close()
@@ -150,9 +147,7 @@ class Stage:
         self._sort_out_faults()
         return prefetched.rows, prefetched.bytes
 
-    def fill_from_tables(
-        self, mappings: Mapping[str, ColumnMapping], *, key: tuple[str, ...]
-    ) -> None:
+    def fill_from_tables(self, mappings: Mapping[str, ColumnMapping], *, key: tuple[str, ...]) -> None:
         """Types the rows of the table ``arrived``; those of ``refused`` are dead letters."""
         self.columns = {name: mapping.warehouse for name, mapping in mappings.items()}
         self._execute(f"CREATE TABLE rows AS {typed(mappings, key)}")
@@ -205,9 +200,7 @@ class Stage:
             self._memory = size
 
     def _sort_out_faults(self) -> None:
-        self._execute(
-            f"CREATE TABLE dead_letters AS SELECT {DEAD_LETTER} FROM rows WHERE _fault IS NOT NULL"
-        )
+        self._execute(f"CREATE TABLE dead_letters AS SELECT {DEAD_LETTER} FROM rows WHERE _fault IS NOT NULL")
         if self.dead_letters:
             self._execute("DELETE FROM rows WHERE _fault IS NOT NULL")
 

@@ -47,9 +47,7 @@ def mapping_of(column: str, type_: PostgresType) -> ColumnMapping:
     name = identifier(column)
     if type_.element is not None:
         converted = array_to_json(name, type_.element)
-        return ColumnMapping(
-            "JSON", as_text(name), converted, "it is no array of JSON values", name
-        )
+        return ColumnMapping("JSON", as_text(name), converted, "it is no array of JSON values", name)
     if type_.name == "numeric":
         return _numeric(name, type_.modifier)
     if type_.name == "money":
@@ -69,9 +67,7 @@ def mapping_of_text(column: str, type_: PostgresType) -> ColumnMapping:
     """The same for values that arrive as PostgreSQL's text, as changes do."""
     name = identifier(column)
     target = mapping_of(column, type_)
-    convert = _OF_TEXT.get(target.warehouse, "TRY_CAST({} AS " + target.warehouse + ")").format(
-        name
-    )
+    convert = _OF_TEXT.get(target.warehouse, "TRY_CAST({} AS " + target.warehouse + ")").format(name)
     fault = target.fault or f"it is no {target.warehouse}"
     if target.warehouse == "VARCHAR":
         convert, fault = name, ""

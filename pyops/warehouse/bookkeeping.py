@@ -211,15 +211,12 @@ def refuse_surprises(
     for write in writes:
         table, expected = write.table, write.expects_load
         if expected not in (None, _one(connection, newest, table.source, table.name)):
-            raise TransientError(
-                f"{table}: another run has published it since this one began", hint=hint
-            )
+            raise TransientError(f"{table}: another run has published it since this one began", hint=hint)
     if capture is not None:
         there = capture_state(connection, capture.offset.source).offset
         if _place(there) != _place(capture.expects):
             raise TransientError(
-                f"{capture.offset.source}: another run has landed changes since this one began",
-                hint=hint,
+                f"{capture.offset.source}: another run has landed changes since this one began", hint=hint
             )
 
 

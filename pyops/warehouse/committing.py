@@ -47,9 +47,7 @@ class Committing:
                 bookkeeping.store_capture(connection, load_id, commit.capture)
             if commit.compacted:
                 bookkeeping.store_compacted(connection, commit.compacted)
-            purged = bookkeeping.resolve_dead_letters(
-                connection, commit.run, commit.replayed, commit.purges
-            )
+            purged = bookkeeping.resolve_dead_letters(connection, commit.run, commit.replayed, commit.purges)
             run = self._ended(load_id, at, purged)
             connection.execute("COMMIT")
         except BaseException:
@@ -160,9 +158,7 @@ class Committing:
             if change.kind == "added":
                 self.connection.execute(f"ALTER TABLE {target} ADD COLUMN {column} {change.new}")
             elif change.becomes:
-                self.connection.execute(
-                    f"ALTER TABLE {target} ALTER COLUMN {column} TYPE {change.becomes}"
-                )
+                self.connection.execute(f"ALTER TABLE {target} ALTER COLUMN {column} TYPE {change.becomes}")
 
     def _make_log(self, write: Write, target: str) -> None:
         types = {**write.columns, **CHANGE_COLUMNS}
@@ -219,9 +215,7 @@ class Committing:
             case Where(condition):
                 return self._number(f"DELETE FROM {target} WHERE {condition}")
             case ByFiles(names):
-                return self._number(
-                    f"DELETE FROM {target} WHERE _file IN (SELECT unnest(?))", list(names)
-                )
+                return self._number(f"DELETE FROM {target} WHERE _file IN (SELECT unnest(?))", list(names))
             case ByDays(column, first, end):
                 day = identifier(column)
                 where = f"{day} >= ?::DATE AND {day} < ?::DATE"

@@ -81,11 +81,7 @@ class DuckDBWarehouse:
 
     @contextmanager
     def attached(
-        self,
-        stage: Stage | None = None,
-        *,
-        read_only: bool = True,
-        lock_timeout: float | None = None,
+        self, stage: Stage | None = None, *, read_only: bool = True, lock_timeout: float | None = None
     ) -> Iterator[AttachedFile]:
         """Attaches the file; what is done inside another ``attached`` shares its connection."""
         if self._attached is not None:
@@ -112,9 +108,7 @@ class DuckDBWarehouse:
         spill = str(self.path.with_name(self.path.name + ".tmp"))
         return duckdb.connect(config={"memory_limit": "300MB", "temp_directory": spill})
 
-    def _attach(
-        self, connection: duckdb.DuckDBPyConnection, *, read_only: bool, timeout: float
-    ) -> None:
+    def _attach(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool, timeout: float) -> None:
         if read_only and not self.exists():
             connection.execute("ATTACH ':memory:' AS warehouse")
             return
@@ -132,9 +126,7 @@ class DuckDBWarehouse:
         elif not read_only:
             bookkeeping.upgrade(connection)
 
-    def _try(
-        self, connection: duckdb.DuckDBPyConnection, *, read_only: bool, timeout: float
-    ) -> None:
+    def _try(self, connection: duckdb.DuckDBPyConnection, *, read_only: bool, timeout: float) -> None:
         """Attaches the file, waiting for whoever holds it."""
         options = " (READ_ONLY)" if read_only else ""
         statement = f"ATTACH {literal(str(self.path))} AS warehouse{options}"

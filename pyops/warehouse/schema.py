@@ -60,9 +60,7 @@ def compare(
             becomes = wide if wide and wide != old else ""
             changes.append(SchemaChange("type_changed", column, old, new, becomes))
     changes += [
-        SchemaChange("dropped", name, old=old)
-        for name, old in target.items()
-        if name.lower() not in here
+        SchemaChange("dropped", name, old=old) for name, old in target.items() if name.lower() not in here
     ]
     return changes
 

@@ -71,11 +71,7 @@ def run_dbt(project: Path, *arguments: str, source: Path | None = None) -> dict[
     where = [f"--{kind}-dir={source or project}" for kind in ("project", "profiles")]
     where += [f"--target-path={project / 'target'}", "--log-level-file=none"]
     printed = io.StringIO()
-    with (
-        chdir(project),
-        pytest.MonkeyPatch.context() as patch,
-        redirect_stdout(printed),
-    ):
+    with chdir(project), pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
         # A path that is the same in every folder, so that what was parsed in one counts in all.
         patch.setenv("PYOPS_WAREHOUSE", "warehouse.duckdb")
         done = dbtRunner().invoke([*arguments, *where])
@@ -119,10 +115,7 @@ def put_manifest(folder: Path, *nodes: tuple[str, str, str, dict[str, Any]]) -> 
         }
         for name, kind, reads, more in nodes
     }
-    document = {
-        "nodes": found,
-        "sources": {"source.p.log": {"schema": "RAW", "identifier": "T__changes"}},
-    }
+    document = {"nodes": found, "sources": {"source.p.log": {"schema": "RAW", "identifier": "T__changes"}}}
     (folder / "target").mkdir(exist_ok=True)
     (folder / "target" / "manifest.json").write_text(json.dumps(document), "utf-8")
     (folder / "dbt_project.yml").write_text("name: p", "utf-8")

@@ -189,9 +189,7 @@ class Reference:
             flags, column = self._number(1), self._text()
             type_oid, modifier = self._number(4), self._number(4, signed=True)
             attributes.append(Attribute(column, type_oid, modifier, bool(flags & 1)))
-        self._relations[oid] = Relation(
-            oid, schema or "pg_catalog", name, identity, tuple(attributes)
-        )
+        self._relations[oid] = Relation(oid, schema or "pg_catalog", name, identity, tuple(attributes))
 
     def _relation(self) -> Relation:
         try:
@@ -223,9 +221,7 @@ class Reference:
         )
         texts = tuple(value if isinstance(value, str) else None for value in values)
         at = EPOCH + timedelta(microseconds=self._time)
-        self.events.append(
-            Event(described, op, self._lsn, self._seq, self._xid, at, unchanged, texts)
-        )
+        self.events.append(Event(described, op, self._lsn, self._seq, self._xid, at, unchanged, texts))
         self._seq += 1
 
     def _i(self) -> None:
@@ -254,9 +250,7 @@ class Reference:
             self._event(described, "u", new)
             return
         if marker == b"O":
-            new = [
-                before if value is ... else value for before, value in zip(old, new, strict=True)
-            ]
+            new = [before if value is ... else value for before, value in zip(old, new, strict=True)]
         keys = self.keys.get(described.oid, ())
         is_key = [
             attribute.name in keys if described.identity == "f" else attribute.is_key

@@ -169,9 +169,7 @@ class Fold:
             starts = [e for e, before in zip(seen, [None, *seen], strict=False)
                       if before is None or before[2:] != e[2:]]  # fmt: skip
             times = [max(e[1] for e in starts[: n + 1]) for n in range(len(starts))]
-            for (*_, is_deleted, v, big), start, end in zip(
-                starts, times, [*times[1:], None], strict=True
-            ):
+            for (*_, is_deleted, v, big), start, end in zip(starts, times, [*times[1:], None], strict=True):
                 if start != end:
                     found.append((key, v, big, is_deleted, start, end))
         return sorted(found, key=repr)

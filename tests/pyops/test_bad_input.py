@@ -33,8 +33,7 @@ class Landing:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.connection = duckdb.connect(
-            folder / "stage.duckdb",
-            config={"memory_limit": "160MB", "preserve_insertion_order": False},
+            folder / "stage.duckdb", config={"memory_limit": "160MB", "preserve_insertion_order": False}
         )
 
     def __call__(self, name: str, content: bytes | None, format_: str) -> Arrived:
@@ -108,9 +107,7 @@ def test_every_line_that_is_no_json_is_refused_with_its_place(land: Landing) -> 
         assert re.match(r"(column \d+, )?byte \d+: ", reason), bad[line // 2 - 1]
 
 
-def test_document_that_parsers_may_take_or_leave_does_neither_crash_nor_hang(
-    land: Landing,
-) -> None:
+def test_document_that_parsers_may_take_or_leave_does_neither_crash_nor_hang(land: Landing) -> None:
     """Behaviour 44."""
     assert len(documents("i")) == 35
     for path in documents("i"):
@@ -187,9 +184,7 @@ def test_zstandard_whose_checksum_is_wrong_is_refused_whole(land: Landing) -> No
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstd])
-def test_file_compressed_in_several_parts_lands_whole(
-    land: Landing, pack: Callable[[bytes], bytes]
-) -> None:
+def test_file_compressed_in_several_parts_lands_whole(land: Landing, pack: Callable[[bytes], bytes]) -> None:
     name = "a.jsonl.gz" if pack is gzip.compress else "a.jsonl.zst"
     assert land(name, pack(JSONL) + pack(JSONL), "jsonl").rows == 18000
 
@@ -352,9 +347,7 @@ def test_foreign_or_truncated_parquet_is_an_error(land: Landing, tmp_path: Path)
     assert land("a.parquet", content, "parquet").rows == 50000
     broken = content[:100] + b"\xff" * 5000 + content[5100:]
     for bad in (b"", b"PAR1", b"a,b\n1,2\n", content[:-100], broken):
-        with pytest.raises(
-            DataError, match=r"a\.parquet: (not a Parquet file, or|the file is) damaged"
-        ):
+        with pytest.raises(DataError, match=r"a\.parquet: (not a Parquet file, or|the file is) damaged"):
             land("a.parquet", bad, "parquet")
 
 

@@ -315,9 +315,7 @@ def test_a_transaction_of_a_million_rows_needs_little_memory(lab: Lab, sql: Sql)
     )
     arguments = [sys.executable, "-c", program, str(lab.directory)]
     done = subprocess.run(arguments, stdout=subprocess.PIPE, check=True, text=True)
-    assert lab.rows("SELECT count(*), count(DISTINCT _load_id) FROM raw.t__changes") == [
-        (1_000_000, 1)
-    ]
+    assert lab.rows("SELECT count(*), count(DISTINCT _load_id) FROM raw.t__changes") == [(1_000_000, 1)]
     assert int(done.stdout) < 512 << 10, "kilobytes"
     spilled = "SELECT spill_txns FROM pg_stat_replication_slots WHERE slot_name = 'pyops_src'"
     assert sql(spilled) == [(0,)], "nothing was put on the source's disk"

@@ -49,10 +49,7 @@ def test_a_run_without_changes_changes_nothing(lab: Lab, sql: Sql) -> None:
     before = lab.rows("SELECT * FROM raw.t__changes"), lab.rows("SELECT * FROM pyops.loads")
     lab.capture(CDC)
     lab.capture(CDC)
-    assert (
-        lab.rows("SELECT * FROM raw.t__changes"),
-        lab.rows("SELECT * FROM pyops.loads"),
-    ) == before
+    assert (lab.rows("SELECT * FROM raw.t__changes"), lab.rows("SELECT * FROM pyops.loads")) == before
 
 
 def test_events_carry_their_position_their_transaction_and_its_time(
@@ -79,9 +76,7 @@ def test_events_carry_their_position_their_transaction_and_its_time(
     ]  # fmt: skip
 
 
-def test_the_last_state_of_a_key_wins_whatever_came_before(
-    lab: Lab, sql: Sql, connect: Connect
-) -> None:
+def test_the_last_state_of_a_key_wins_whatever_came_before(lab: Lab, sql: Sql, connect: Connect) -> None:
     """Behaviour 21: I+U, I+D, U+D, D+I, I+U+D and I+D+I, in one batch and in one transaction."""
     sql("CREATE TABLE t (id integer PRIMARY KEY, v text)")
     sql("INSERT INTO t SELECT n, 'old' FROM generate_series(1, 20) AS n")
@@ -141,9 +136,7 @@ def test_an_unchanged_toast_value_is_named_and_not_made_null(lab: Lab, sql: Sql)
     assert [e.row["big"] for e in updates] == [None, None]
 
 
-def test_rows_before_a_truncation_go_and_rows_behind_it_stay(
-    lab: Lab, sql: Sql, connect: Connect
-) -> None:
+def test_rows_before_a_truncation_go_and_rows_behind_it_stay(lab: Lab, sql: Sql, connect: Connect) -> None:
     """Behaviour 20: of one table or several, CASCADE too, and in the same batch."""
     sql("CREATE TABLE t (id integer PRIMARY KEY, v text)")
     sql("CREATE TABLE other (id integer PRIMARY KEY, t_id integer REFERENCES t)")

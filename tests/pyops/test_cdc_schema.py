@@ -164,9 +164,7 @@ def test_a_name_of_ours_is_refused_by_name(lab: Lab, sql: Sql, name: str) -> Non
 
 def test_partitions_are_the_table_they_belong_to(lab: Lab, sql: Sql) -> None:
     """Behaviour 28: also one that joins later, and a row that moves from one to the other."""
-    sql(
-        "CREATE TABLE t (id integer, d integer, v text, PRIMARY KEY (id, d)) PARTITION BY RANGE (d)"
-    )
+    sql("CREATE TABLE t (id integer, d integer, v text, PRIMARY KEY (id, d)) PARTITION BY RANGE (d)")
     for first in (0, 10):
         sql(f"CREATE TABLE t{first} PARTITION OF t FOR VALUES FROM ({first}) TO ({first + 10})")
     sql("INSERT INTO t VALUES (1, 1, 'a'), (2, 11, 'b')")
@@ -236,9 +234,7 @@ def test_a_poison_change_is_a_dead_letter_and_the_stream_goes_on(lab: Lab, sql: 
     assert [row["id"] for row in current(lab, "t")] == [1, 2, 3]
 
 
-def test_the_size_of_the_pieces_changes_nothing(
-    lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_size_of_the_pieces_changes_nothing(lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviours 22 and 26: a chunk ends with a commit, and a transaction is seen at once."""
     sql("CREATE TABLE t (id integer PRIMARY KEY, v text)")
     lab.capture(CDC)

@@ -33,9 +33,7 @@ def table(sql: Sql) -> None:
     sql("INSERT INTO t VALUES (1, 'a'), (2, 'b')")
 
 
-def _fails(
-    lab: Lab, tables: dict[str, dict[str, Any]], said: str, hint: str, **source: Any
-) -> None:
+def _fails(lab: Lab, tables: dict[str, dict[str, Any]], said: str, hint: str, **source: Any) -> None:
     [done] = capture(lab.configure(tables, **source))
     assert done.error is not None
     assert said in str(done.error)
@@ -63,10 +61,7 @@ def _recreate_slot(sql: Sql) -> None:
     [
         (f"SELECT pg_drop_replication_slot('{SLOT}')", "does not exist"),
         (_recreate_slot, "is ahead of what was landed"),
-        (
-            f"SELECT 1 FROM pg_replication_slot_advance('{SLOT}', pg_current_wal_flush_lsn())",
-            "ahead",
-        ),
+        (f"SELECT 1 FROM pg_replication_slot_advance('{SLOT}', pg_current_wal_flush_lsn())", "ahead"),
         (f"DROP PUBLICATION {SLOT}", f"publication {SLOT} does not exist"),
         (
             f"DROP PUBLICATION {SLOT}; CREATE PUBLICATION {SLOT} FOR TABLE t"
@@ -80,9 +75,7 @@ def _recreate_slot(sql: Sql) -> None:
             "was altered",
         ),
         pytest.param(
-            f"ALTER PUBLICATION {SLOT} SET (publish_generated_columns = none)",
-            "was altered",
-            marks=needs_18,
+            f"ALTER PUBLICATION {SLOT} SET (publish_generated_columns = none)", "was altered", marks=needs_18
         ),
         (f"ALTER PUBLICATION {SLOT} DROP TABLE t", "is not in the publication any more"),
         (
@@ -93,9 +86,7 @@ def _recreate_slot(sql: Sql) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_a_stream_that_may_lack_changes_is_not_landed(
-    lab: Lab, sql: Sql, break_it: Any, said: str
-) -> None:
+def test_a_stream_that_may_lack_changes_is_not_landed(lab: Lab, sql: Sql, break_it: Any, said: str) -> None:
     """Behaviour 17: stop, say so and how to re-snapshot; never go on in silence."""
     lab.capture(CDC)
     sql("INSERT INTO t VALUES (3, 'c')")
@@ -122,9 +113,7 @@ def test_a_lost_slot_starts_over_in_a_generation_of_its_own(lab: Lab, sql: Sql) 
     lab.capture(CDC)
     assert ops(lab, "t") == "rrtrc"
     assert [tuple(row.values()) for row in current(lab, "t")] == at_source(lab.dsn, "t", "id, v")
-    generations = lab.rows(
-        "SELECT _generation FROM raw.t__changes ORDER BY _generation, _lsn, _seq"
-    )
+    generations = lab.rows("SELECT _generation FROM raw.t__changes ORDER BY _generation, _lsn, _seq")
     assert [row[0] for row in generations] == [1, 1, 2, 2, 2]
 
 
@@ -150,9 +139,7 @@ def test_the_slot_is_advanced_only_after_the_warehouse_has_committed(
     """Behaviour 17: an offset ahead of the slot is a repetition, and adds nothing."""
     lab.capture(CDC)
     sql("INSERT INTO t VALUES (3, 'c')")
-    before = sql(
-        f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name='{SLOT}'"
-    )
+    before = sql(f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name='{SLOT}'")
 
     def no_advance(*_: Any) -> None:
         raise TransientError("stopped here")
@@ -161,9 +148,7 @@ def test_the_slot_is_advanced_only_after_the_warehouse_has_committed(
         patch.setattr("pyops.cdc.postgres.stream.advance_slot", no_advance)
         [done] = capture(lab.configure(CDC))
         assert done.error is not None
-    after = sql(
-        f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name='{SLOT}'"
-    )
+    after = sql(f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name='{SLOT}'")
     assert after == before
     assert ops(lab, "t") == "rrc"
     sql("INSERT INTO t VALUES (4, 'd')")
@@ -173,15 +158,11 @@ def test_the_slot_is_advanced_only_after_the_warehouse_has_committed(
 
 
 @pytest.mark.usefixtures("table")
-def test_a_slot_that_does_not_move_fails_the_run(
-    lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slot_that_does_not_move_fails_the_run(lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour 25: a backlog without progress is no success."""
     lab.capture(CDC)
     sql("CREATE TABLE elsewhere AS SELECT generate_series(1, 1000)")
-    stuck = sql(
-        f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name='{SLOT}'"
-    )
+    stuck = sql(f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name='{SLOT}'")
     monkeypatch.setattr("pyops.cdc.postgres.slot.lsn_text", lambda position: stuck[0][0])
     _fails(lab, CDC, "did not advance", "pyops slot status")
 
@@ -207,9 +188,7 @@ def test_other_tables_do_not_hold_the_log_back(lab: Lab, sql: Sql, dsn: str) -> 
 
 
 @pytest.mark.usefixtures("table")
-def test_two_runs_at_once_are_refused_also_between_two_pieces(
-    lab: Lab, sql: Sql, connect: Connect
-) -> None:
+def test_two_runs_at_once_are_refused_also_between_two_pieces(lab: Lab, sql: Sql, connect: Connect) -> None:
     """Behaviour 30: the lock is the source's, and lasts as long as the run."""
     lab.capture(CDC)
     holder = connect()
@@ -262,9 +241,7 @@ def test_a_stranger_on_the_slot_is_named(
 
 
 @pytest.mark.usefixtures("table")
-def test_timeouts_of_the_source_end_no_run(
-    lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_timeouts_of_the_source_end_no_run(lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour 30: least of all that of the session that holds the lock and does nothing else."""
     [(database,)] = sql("SELECT current_database()::text")
     for (name,) in sql(  # transaction_timeout came with PostgreSQL 17
@@ -300,12 +277,7 @@ def test_a_keyless_table_never_breaks_the_source(lab: Lab, sql: Sql) -> None:
 
 @pytest.mark.parametrize(
     ("identity", "expected"),
-    [
-        ("DEFAULT", "rrud"),
-        ("FULL", "rrud"),
-        ("USING INDEX t_v", "rrud"),
-        ("NOTHING", "rr"),
-    ],
+    [("DEFAULT", "rrud"), ("FULL", "rrud"), ("USING INDEX t_v", "rrud"), ("NOTHING", "rr")],
 )
 def test_every_replica_identity_lands(lab: Lab, sql: Sql, identity: str, expected: str) -> None:
     """Behaviour 23: with NOTHING the source can still be updated."""
@@ -436,9 +408,7 @@ def test_a_schema_that_left_its_publication_and_came_back_is_noticed(
 @needs_18
 def test_a_named_publication_that_loses_generated_columns_is_noticed(lab: Lab, sql: Sql) -> None:
     """Behaviour 17: they are no row of it, and would be taken for columns that were dropped."""
-    sql(
-        "CREATE TABLE t (id integer PRIMARY KEY, twice integer GENERATED ALWAYS AS (id * 2) STORED)"
-    )
+    sql("CREATE TABLE t (id integer PRIMARY KEY, twice integer GENERATED ALWAYS AS (id * 2) STORED)")
     options = "WITH (publish_via_partition_root, publish_generated_columns = {})"
     sql(f"CREATE PUBLICATION ours FOR TABLE t {options.format('stored')}")
     named: dict[str, Any] = {"publication": "ours"}
@@ -516,9 +486,7 @@ def test_a_slot_of_another_project_is_not_taken_over(lab: Lab, sql: Sql) -> None
 
 
 @pytest.mark.usefixtures("table")
-def test_excluded_columns_never_leave_the_source_and_masked_ones_only_hashed(
-    lab: Lab, sql: Sql
-) -> None:
+def test_excluded_columns_never_leave_the_source_and_masked_ones_only_hashed(lab: Lab, sql: Sql) -> None:
     """Behaviour 43: an excluded one is absent from the column list; copy and stream hash alike."""
     sql("ALTER TABLE t ADD COLUMN secret text DEFAULT 'hidden'")
     sql("UPDATE t SET v = 'same'")
@@ -582,9 +550,7 @@ def test_a_transaction_that_waits_for_a_standby_is_not_lost_at_the_hand_off(
     sql("SELECT pg_reload_conf()::text")
     try:
         waiting = connect()
-        thread = threading.Thread(
-            target=_commit, args=(waiting, "INSERT INTO t VALUES (3, 'late')")
-        )
+        thread = threading.Thread(target=_commit, args=(waiting, "INSERT INTO t VALUES (3, 'late')"))
         thread.start()
         _until(sql, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
         found: list[Capture] = []
@@ -624,9 +590,7 @@ def _until(sql: Sql, condition: str) -> None:
 
 
 @pytest.mark.usefixtures("table")
-def test_open_transactions_hold_a_copy_up_and_are_named(
-    lab: Lab, sql: Sql, connect: Connect
-) -> None:
+def test_open_transactions_hold_a_copy_up_and_are_named(lab: Lab, sql: Sql, connect: Connect) -> None:
     """Behaviour 15: a copy without the wait would lose what they commit; a wait has an end."""
     holder = connect()
     with holder.cursor() as cursor:
@@ -826,15 +790,9 @@ def test_commands_show_slots_and_fail_beyond_a_limit(lab: Lab, sql: Sql) -> None
     done = command(lab.directory, "status", "--fail-if-lag", "much")
     assert (done.returncode, "--fail-if-lag: invalid size 'much'" in done.stderr) == (2, True)
     done = command(lab.directory, "cdc", "nobody")
-    assert (done.returncode, "there is no source of changes" in done.stderr) == (
-        2,
-        True,
-    )
+    assert (done.returncode, "there is no source of changes" in done.stderr) == (2, True)
     done = command(lab.directory, "cdc", "--interval", "5s")
-    assert (done.returncode, "--interval means nothing without --follow" in done.stderr) == (
-        2,
-        True,
-    )
+    assert (done.returncode, "--interval means nothing without --follow" in done.stderr) == (2, True)
     done = command(lab.directory, "cdc", "--follow", "--interval", "soon")
     assert (done.returncode, "--interval: invalid duration 'soon'" in done.stderr) == (2, True)
     done = command(lab.directory, "snapshot", "t", "--json")
@@ -844,9 +802,7 @@ def test_commands_show_slots_and_fail_beyond_a_limit(lab: Lab, sql: Sql) -> None
 
 
 @pytest.mark.usefixtures("table")
-def test_dropping_gives_up_the_slot_that_was_used_whatever_the_configuration_says(
-    lab: Lab, sql: Sql
-) -> None:
+def test_dropping_gives_up_the_slot_that_was_used_whatever_the_configuration_says(lab: Lab, sql: Sql) -> None:
     """Behaviour 24: one that is forgotten would keep the source's log for ever."""
     lab.capture(CDC)
     _fails(lab, CDC, f"its slot was {SLOT}, the configuration says other", "drop", slot="other")

@@ -87,9 +87,7 @@ class Branch:
             ).fetchall()
         return {name for (name,) in rows}
 
-    def _run(
-        self, command: list[str], environment: dict[str, str]
-    ) -> "subprocess.CompletedProcess[str]":
+    def _run(self, command: list[str], environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
         inherited = {name: value for name, value in os.environ.items() if "PYOPS" not in name}
         return subprocess.run(
             command,
@@ -145,10 +143,7 @@ def test_a_changed_model_and_what_follows_from_it_are_built_on_production(
         connection.execute(f"ATTACH '{branch.directory}/target/ci.duckdb' AS ci (READ_ONLY)")
         query = "SELECT user_id, email_hash, order_count FROM {}.marts.dim_users ORDER BY 1"
         assert connection.execute(query.format("ci")).fetchall() == [(1, "HASH", 3), (2, "HASH", 0)]
-        assert connection.execute(query.format("prod")).fetchall() == [
-            (1, "hash", 3),
-            (2, "hash", 0),
-        ]
+        assert connection.execute(query.format("prod")).fetchall() == [(1, "hash", 3), (2, "hash", 0)]
 
 
 def test_a_changed_incremental_model_is_built_whole_however_often(
@@ -170,8 +165,6 @@ def test_production_has_to_be_named(branch: Branch) -> None:
 
 def test_where_productions_manifest_is_has_to_be_said(branch: Branch) -> None:
     command = ["make", "--old-file=setup", "changes"]
-    done = subprocess.run(
-        command, cwd=branch.directory, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=branch.directory, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "make changes STATE=folder" in done.stderr

@@ -32,19 +32,7 @@ def test_every_public_name_is_there_and_documented() -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        "extract",
-        "run",
-        "status",
-        "cdc",
-        "snapshot",
-        "slot status",
-        "slot drop",
-        "demo",
-        "demo up",
-    ],
+    "name", ["", "extract", "run", "status", "cdc", "snapshot", "slot status", "slot drop", "demo", "demo up"]
 )
 def test_every_command_has_help(name: str) -> None:
     cli.mount_demo([])
@@ -61,10 +49,7 @@ def test_result_is_one_line_of_json_and_the_rest_goes_to_stderr(lab: Lab, sql: S
     assert done.returncode == 1
     good, gone = json.loads(done.stdout)["tables"]
     assert (good["table"], good["status"], good["rows_written"]) == ("src.good", "succeeded", 2)
-    assert (gone["status"], gone["error"]) == (
-        "failed",
-        "there is no table public.gone at the source",
-    )
+    assert (gone["status"], gone["error"]) == ("failed", "there is no table public.gone at the source")
     assert "names are case-sensitive" in gone["hint"]
     assert "src.gone" in done.stderr
     assert "fix:" in done.stderr

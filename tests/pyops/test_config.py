@@ -57,11 +57,7 @@ def refusal(folder: Path, table: dict[str, Any], **top: Any) -> UsageError:
         ({**TABLE, "columns": ["a"], "exclude": ["b"]}, "keep one", ""),
         ({**TABLE, "target": "orders"}, "invalid target 'orders': write schema and table", ""),
         ({}, "'sources.src.tables.t.mode' is missing (line 5)", "mode"),
-        (
-            {**TABLE, "max_dead_letter_rate": 2},
-            "rate: should be less than or equal to 1, not 2",
-            "",
-        ),
+        ({**TABLE, "max_dead_letter_rate": 2}, "rate: should be less than or equal to 1, not 2", ""),
         ({**TABLE, "exclude": {"a": 1}}, "exclude: should be a valid tuple (line", ""),
     ],
 )
@@ -80,11 +76,7 @@ def test_what_cannot_be_done_is_refused_with_the_way_out(
         ({"warehous": {}}, "unknown key 'warehous'", "did you mean 'warehouse'?"),
         ({"warehouse": {"pth": "x"}}, "unknown key 'warehouse.pth'", "did you mean 'path'?"),
         ({"sources": {"s": {"type": "postgres", "dns": ""}}}, "'sources.s.dsn'", ""),
-        (
-            {"sources": {"s": {"type": "postgress", "dsn": "", "tables": {}}}},
-            "s.type",
-            "'postgres'?",
-        ),
+        ({"sources": {"s": {"type": "postgress", "dsn": "", "tables": {}}}}, "s.type", "'postgres'?"),
     ],
 )
 def test_unknown_word_anywhere_is_refused_with_the_nearest_known_one(
@@ -112,9 +104,7 @@ def test_every_mode_and_write_pattern_that_is_named_together_is_accepted(tmp_pat
     assert len(load(tmp_path).tables()) == len(tables)
 
 
-def test_variables_are_expanded_with_defaults(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_are_expanded_with_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = """
     sources:
       src: {type: postgres, dsn: "${PYOPS_TEST_DSN}", mask_salt: "${PYOPS_NONE:-a-b}", tables: {}}
@@ -147,10 +137,7 @@ sources:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            TWO_TABLES.replace(": 0", ": 1.5"),
-            "a.max_dead_letter_rate: should be less than or equal",
-        ),
+        (TWO_TABLES.replace(": 0", ": 1.5"), "a.max_dead_letter_rate: should be less than or equal"),
         (TWO_TABLES.replace("raw.c", "[1]"), "b.target: should be a valid string"),
         (TWO_TABLES.replace("raw.c", "${PYOPS_NONE}"), "b.target: the environment variable"),
         (TWO_TABLES.replace("demo", "[hidden]"), "sources.src.dsn: should be a valid string"),

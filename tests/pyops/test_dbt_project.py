@@ -165,9 +165,7 @@ def test_a_file_holds_one_macro_of_its_name_and_describes_its_arguments(manifest
 
 def test_singular_tests_are_named_as_assertions(manifest: Node) -> None:
     assert singular(manifest)
-    assert [
-        test["name"] for test in singular(manifest) if not test["name"].startswith("assert_")
-    ] == []
+    assert [test["name"] for test in singular(manifest) if not test["name"].startswith("assert_")] == []
 
 
 def test_every_test_with_logic_of_its_own_says_what_it_holds(manifest: Node) -> None:

@@ -44,9 +44,7 @@ def signatures(jinja: str) -> Signatures:
         names = [argument.name for argument in macro.args]
         required: list[Any] = [...] * (len(names) - len(macro.defaults))
         defaults = [default.as_const() for default in macro.defaults]
-        found[macro.name.removeprefix("dbt_macro__")] = list(
-            zip(names, required + defaults, strict=True)
-        )
+        found[macro.name.removeprefix("dbt_macro__")] = list(zip(names, required + defaults, strict=True))
     return found
 
 
@@ -74,9 +72,7 @@ def call_sites(manifest: dict[str, Any]) -> Iterator[tuple[str, str, int, list[s
                 yield item["unique_id"], *call
 
 
-def test_project_calls_what_the_real_package_has_and_the_stand_in_has_no_more(
-    tmp_path: Path,
-) -> None:
+def test_project_calls_what_the_real_package_has_and_the_stand_in_has_no_more(tmp_path: Path) -> None:
     run_dbt(tmp_path, "parse", "--target", "lint", source=PROJECT)
     manifest = json.loads((tmp_path / "target" / "manifest.json").read_text("utf-8"))
     real = signatures(REAL)

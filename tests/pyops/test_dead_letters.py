@@ -134,9 +134,7 @@ def test_replay_does_not_undo_a_newer_version_of_a_row(lab: Lab, sql: Sql) -> No
     sql("UPDATE t SET at = 2, note = 'newer' WHERE id = 1")
     lab.extract({"t": table})
     lab.write("UPDATE pyops.dead_letters SET status = 'open'")
-    lab.write(
-        'UPDATE pyops.dead_letters SET payload = replace(payload, \'"id":"2"\', \'"id":"1"\')'
-    )
+    lab.write('UPDATE pyops.dead_letters SET payload = replace(payload, \'"id":"2"\', \'"id":"1"\')')
     replay(lab.configure({"t": table}), "t")
     assert lab.rows("SELECT note FROM raw.t WHERE id = 1") == [("newer",)]
 
@@ -154,9 +152,7 @@ def test_commands_list_show_replay_and_purge(files: Lab) -> None:
     assert (done.returncode, json.loads(done.stdout)["rows_read"]) == (0, 1)
     assert "0 dead letters deleted" in command(files.directory, "dlq", "purge").stdout
     assert "1 dead letters deleted" in command(files.directory, "dlq", "purge", "--all").stdout
-    assert json.loads(command(files.directory, "dlq", "list", "--json").stdout) == {
-        "dead_letters": []
-    }
+    assert json.loads(command(files.directory, "dlq", "list", "--json").stdout) == {"dead_letters": []}
 
 
 def test_purge_leaves_open_letters_unless_told(files: Lab) -> None:

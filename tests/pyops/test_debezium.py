@@ -68,16 +68,12 @@ def event(op: str, row: dict[str, Any] | None = None, *, lsn: int = 1, **other: 
 
 def lines(*documents: Any) -> str:
     """JSON lines; a text is a line as it stands."""
-    return "".join(
-        (item if isinstance(item, str) else json.dumps(item)) + "\n" for item in documents
-    )
+    return "".join((item if isinstance(item, str) else json.dumps(item)) + "\n" for item in documents)
 
 
 def letters(lab: Lab, columns: str = "file, line, reason") -> list[tuple[Any, ...]]:
     """The open dead letters."""
-    return lab.rows(
-        f"SELECT {columns} FROM pyops.dead_letters WHERE status = 'open' ORDER BY file, line"
-    )
+    return lab.rows(f"SELECT {columns} FROM pyops.dead_letters WHERE status = 'open' ORDER BY file, line")
 
 
 def enveloped(fields: Sequence[dict[str, Any]], payload: str) -> str:
@@ -405,9 +401,7 @@ def test_every_encoding_lands_exactly_or_is_a_dead_letter(
     _, _, warehouse, text, _ = case
     [landed] = encoded.rows(f"SELECT typeof(v{number}), v{number}::VARCHAR FROM raw.t__changes")
     assert landed == (warehouse, text)
-    found = encoded.rows(
-        "SELECT file, status FROM pyops.dead_letters WHERE column_name = ?", f"v{number}"
-    )
+    found = encoded.rows("SELECT file, status FROM pyops.dead_letters WHERE column_name = ?", f"v{number}")
     assert found == [("x.jsonl", "open")] * (text is None)
 
 
@@ -498,8 +492,7 @@ def test_what_has_nothing_to_land_is_counted(lab: Lab) -> None:
         [done] = capture(project)
     assert [(run.rows_read, run.rows_written) for run in done.runs] == [(8, 0)]
     assert notes == [
-        "web.t: nothing to land in tombstones (3), heartbeats (2), transaction events (2),"
-        " messages (1)"
+        "web.t: nothing to land in tombstones (3), heartbeats (2), transaction events (2), messages (1)"
     ]
     assert letters(lab) == []
 
@@ -594,9 +587,7 @@ def test_file_that_cannot_be_read_lands_nothing(lab: Lab, content: bytes, said: 
     ],
     ids=["lsn", "binlog", "change_lsn", "commit_lsn", "scn", "ts_ns", "ts_ms"],
 )  # fmt: skip
-def test_position_is_the_source_s_own(
-    lab: Lab, source: dict[str, Any], position: int, at: str
-) -> None:
+def test_position_is_the_source_s_own(lab: Lab, source: dict[str, Any], position: int, at: str) -> None:
     """Behaviour 29: ts_ns above 2^53 keeps every digit."""
     one = event("c", ROW)
     one["source"] = {"table": "t", "ts_ms": 1700000000123, "txId": 9, **source}
@@ -610,9 +601,7 @@ def test_position_is_the_source_s_own(
 
 def test_order_is_the_transaction_s_where_it_says_so_and_that_of_arrival_else(lab: Lab) -> None:
     """Behaviour 16: COPY of 3 equal rows is 3 events, and their repetition none."""
-    copied = [
-        event("c", {"v": 1}, lsn=5, transaction={"id": "7:5", "total_order": n}) for n in (3, 1, 2)
-    ]
+    copied = [event("c", {"v": 1}, lsn=5, transaction={"id": "7:5", "total_order": n}) for n in (3, 1, 2)]
     snapshot = [event("r", {"v": n}, lsn=5) for n in (1, 2)]
     pair = [event("d", {"v": 4}, lsn=6), event("c", {"v": 5}, lsn=6)]
     lab.put("a.jsonl", lines(*snapshot, *copied, *pair))
@@ -672,18 +661,14 @@ def test_what_the_configuration_now_allows_lands_when_the_file_is_touched(lab: L
 KEYS = st.integers(1, 3)
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["put", "put", "partial", "move", "delete", "truncate", "copy", "noise"]),
-        KEYS,
-        KEYS,
+        st.sampled_from(["put", "put", "partial", "move", "delete", "truncate", "copy", "noise"]), KEYS, KEYS
     ),
     min_size=1,
     max_size=14,
 )
 
 
-def traffic(
-    steps: list[tuple[str, int, int]],
-) -> tuple[list[Any], dict[int, dict[str, Any]]]:
+def traffic(steps: list[tuple[str, int, int]]) -> tuple[list[Any], dict[int, dict[str, Any]]]:
     """The events of what was done to a table, and what it holds in the end."""
     rows: dict[int, dict[str, Any]] = {}
     found: list[Any] = []
@@ -779,19 +764,14 @@ def test_values_that_were_not_sent_are_named_and_null(lab: Lab) -> None:
     assert (delete.unchanged, delete.row["text"]) == ((), None)
 
 
-def test_masked_value_is_hashed_before_anything_is_stored(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masked_value_is_hashed_before_anything_is_stored(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour 43: not in the staging file either, nor in a dead letter."""
     secret = "mary.queen@example.com"
     staged: list[bytes] = []
     monkeypatch.setattr(Stage, "add_arrived", kept(staged, Stage.add_arrived))
     rows = [{"id": 1, "email": secret, "note": secret, "n": 1}, {"id": 2, "email": UNSENT, "n": 1}]
     rows.append({"id": 3, "email": secret, "note": secret, "n": "x"})
-    lab.put(
-        "x.jsonl",
-        lines(*(event("c", row, lsn=n) for n, row in enumerate(rows)), f'{{"e": "{secret}"'),
-    )
+    lab.put("x.jsonl", lines(*(event("c", row, lsn=n) for n, row in enumerate(rows)), f'{{"e": "{secret}"'))
     table = TABLE | {"mask": ["email"], "exclude": ["note"], "types": {"n": "INTEGER"}}
     land(lab, table, mask_salt="pepper")
     hashed = hashlib.sha256(f"pepper{secret}".encode()).hexdigest()

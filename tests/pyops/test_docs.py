@@ -45,9 +45,7 @@ def test_every_link_leads_somewhere() -> None:
 def test_every_pattern_names_files_and_tests_that_exist() -> None:
     text = (PROJECT / "docs" / "patterns.md").read_text("utf-8")
     named = re.findall(r"`([^`\s]+)`", text)
-    paths = [
-        name for name in named if re.match(r"(pyops|models|macros|tests|seeds|snapshots)/", name)
-    ]
+    paths = [name for name in named if re.match(r"(pyops|models|macros|tests|seeds|snapshots)/", name)]
     assert len(paths) > 20
     assert [path for path in paths if not list(PROJECT.glob(path.rstrip("/")))] == []
     for file, test in re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", text):
@@ -77,9 +75,7 @@ def test_every_command_shown_runs(tmp_path: Path) -> None:
     project = tmp_path / "project"
     copy_project(project, FEW_DAYS)
     environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in {"SHOP_DSN", "PYOPS_WAREHOUSE"}
+        name: value for name, value in os.environ.items() if name not in {"SHOP_DSN", "PYOPS_WAREHOUSE"}
     }
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     try:

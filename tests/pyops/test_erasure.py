@@ -97,9 +97,7 @@ def test_a_row_that_had_the_key_before_keeps_what_it_was_not_sent(lab: Lab, sql:
     before = lab.rows("SELECT _load_id, _lsn, _seq FROM raw.t__changes WHERE id <> 2 ORDER BY ALL")
     assert erased(lab, "2").rows == {"raw.t__changes": 5}
     assert ops(lab, "t") == "rrrdctcdcdc"
-    assert [tuple(row.values()) for row in current(lab, "t")] == at_source(
-        lab.dsn, "t", "id, email, big"
-    )
+    assert [tuple(row.values()) for row in current(lab, "t")] == at_source(lab.dsn, "t", "id, email, big")
     completed = [e for e in events(lab, "t") if e.op == "c" and e.row["id"] == 5]
     assert [(e.row["email"], e.row["big"][:2], e.unchanged) for e in completed] == [
         ("as 2", "11", ()), ("another", "zz", ())
@@ -165,9 +163,7 @@ def test_dead_letters_go_and_their_mirror(lab: Lab, sql: Sql, mode: str) -> None
     if mode == "full":
         table["max_dead_letter_rate"] = 1
     for number in range(2):
-        sql(
-            f"INSERT INTO t VALUES ({number}, '{MARY}', 'NaN'), ({number + 10}, 'x{number}', 'NaN')"
-        )
+        sql(f"INSERT INTO t VALUES ({number}, '{MARY}', 'NaN'), ({number + 10}, 'x{number}', 'NaN')")
         project = lab.configure({"t": table}, mask_salt="s")
         text = (lab.directory / "pyops.yml").read_text()
         lab.put("pyops.yml", text + "dead_letters: {path: letters/all.jsonl}\n")
@@ -280,9 +276,7 @@ def test_the_files_bytes_keep_a_value_until_it_is_copied(lab: Lab, sql: Sql) -> 
     assert not path.with_name("warehouse.duckdb.wal").exists()
     assert marker in path.read_bytes()
     documented = (Path(__file__).parents[2] / "docs" / "retention.md").read_text("utf-8")
-    (statements,) = [
-        block for block in documented.split("```sql\n")[1:] if "COPY FROM DATABASE" in block
-    ]
+    (statements,) = [block for block in documented.split("```sql\n")[1:] if "COPY FROM DATABASE" in block]
     with duckdb.connect() as connection, pytest.MonkeyPatch.context() as patch:
         patch.chdir(lab.directory)
         connection.execute(statements.partition("```")[0])
@@ -313,9 +307,7 @@ def test_tagged_tables_of_dbt_are_purged_and_the_others_named(lab: Lab) -> None:
         ("untagged", "snapshot", "seen", {}),
         ("kept", "incremental", "mart", {"full_refresh": False}),
     )
-    lab.write(
-        "CREATE SCHEMA models; CREATE VIEW models.base AS SELECT id AS user_id FROM raw.t__changes"
-    )
+    lab.write("CREATE SCHEMA models; CREATE VIEW models.base AS SELECT id AS user_id FROM raw.t__changes")
     for name in ("inc", "snap", "mart"):
         lab.write(f"CREATE TABLE models.{name} AS FROM models.base")
     lab.write("CREATE TABLE models.text AS SELECT user_id::VARCHAR AS user_id FROM models.base")
@@ -333,9 +325,7 @@ def test_tagged_tables_of_dbt_are_purged_and_the_others_named(lab: Lab) -> None:
 def test_what_a_folded_log_has_no_more_is_not_refreshed(lab: Lab) -> None:
     """A full refresh would lose the history that the log has lost."""
     land(lab, {"t": {"mode": "cdc", "retention": "1d"}})
-    put_manifest(
-        lab.directory, ("history", "incremental", "log", {}), ("mart", "table", "history", {})
-    )
+    put_manifest(lab.directory, ("history", "incremental", "log", {}), ("mart", "table", "history", {}))
     found = erased(lab, "2")
     assert (found.rebuild, found.by_hand) == ("dbt build --select mart", ("history",))
 

@@ -160,9 +160,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def at(
-    owner: Any, name: str, action: Callable[[], object], *, call: int = 1, after: bool = True
-) -> None:
+def at(owner: Any, name: str, action: Callable[[], object], *, call: int = 1, after: bool = True) -> None:
     """Makes a function of the product do something more, at one of its calls.
 
     ``owner`` is a class, or the name of a module.
@@ -215,12 +213,7 @@ def halt_at(owner: Any, name: str, reached: Event, released: Event) -> None:
 
 @contextmanager
 def halted(
-    project: Project,
-    owner: Any,
-    name: str,
-    *,
-    command: str = "extract",
-    arguments: tuple[str, ...] = (),
+    project: Project, owner: Any, name: str, *, command: str = "extract", arguments: tuple[str, ...] = ()
 ) -> Iterator[tuple[Command, Event]]:
     """A command that has come behind a function and waits there until the event is set."""
     reached, released = _forked.Event(), _forked.Event()
@@ -239,10 +232,7 @@ def halted(
 
 def make_source(sql: Sql) -> None:
     """A table with more than one batch, three days and a row that cannot be landed."""
-    sql(
-        "CREATE TABLE t (id bigint PRIMARY KEY, day date, at timestamptz, amount numeric(10,2),"
-        " note text)"
-    )
+    sql("CREATE TABLE t (id bigint PRIMARY KEY, day date, at timestamptz, amount numeric(10,2), note text)")
     sql(
         "INSERT INTO t SELECT i, date '2024-05-01' + (i % 3)::int,"
         " timestamptz '2024-05-10' + i * interval '1 second',"
@@ -337,9 +327,7 @@ def test_first_run_killed_leaves_nothing_that_stops_the_second(project: Project,
     assert project.staged() == set()
 
 
-def test_kills_at_any_time_while_the_source_changes_end_in_the_source(
-    project: Project, sql: Sql
-) -> None:
+def test_kills_at_any_time_while_the_source_changes_end_in_the_source(project: Project, sql: Sql) -> None:
     """Behaviour 35: wherever the kill lands, in a run that lands what the last ones did not."""
     rng = random.Random(35)
     for table in ("merged", "swapped"):
@@ -372,9 +360,7 @@ def test_kills_at_any_time_while_the_source_changes_end_in_the_source(
     )
 
 
-def test_next_run_records_the_killed_one_and_deletes_all_its_files(
-    project: Project, sql: Sql
-) -> None:
+def test_next_run_records_the_killed_one_and_deletes_all_its_files(project: Project, sql: Sql) -> None:
     """Behaviours 13, 41: the staging file, its log and what it spilled."""
     make_source(sql)
     project.set_up({"t": MERGE})
@@ -438,9 +424,7 @@ def test_living_runs_keep_their_staging_files_and_the_second_to_publish_says_so(
     assert {id_ % 7 for id_, _ in deleted} == {0}  # which a merge does not see
 
 
-def test_days_landed_by_two_runs_at_once_are_right_after_one_more(
-    project: Project, sql: Sql
-) -> None:
+def test_days_landed_by_two_runs_at_once_are_right_after_one_more(project: Project, sql: Sql) -> None:
     """Behaviours 10, 13: an older reading may be published last; the next run mends that."""
     make_source(sql)
     project.set_up({"t": PATTERNS["delete_insert"]})
@@ -483,9 +467,7 @@ def holder(project: Project) -> Iterator[tuple[int, Event]]:
         process.join()
 
 
-def test_held_warehouse_is_waited_for_and_then_the_holder_is_named(
-    project: Project, sql: Sql
-) -> None:
+def test_held_warehouse_is_waited_for_and_then_the_holder_is_named(project: Project, sql: Sql) -> None:
     """Behaviours 36, 41."""
     sql("CREATE TABLE a AS SELECT 1 AS id")
     sql("CREATE TABLE b AS SELECT 1 AS id")
@@ -509,9 +491,7 @@ def test_held_warehouse_is_waited_for_and_then_the_holder_is_named(
     assert [status for (status,) in project.runs("status")][2:4] == ["failed", "failed"]
 
 
-def test_warehouse_taken_while_rows_are_staged_fails_that_run_alone(
-    project: Project, sql: Sql
-) -> None:
+def test_warehouse_taken_while_rows_are_staged_fails_that_run_alone(project: Project, sql: Sql) -> None:
     """Behaviours 36, 41: the failed run knows what it had read."""
     make_source(sql)
     project.set_up({"t": MERGE}, lock_timeout="200ms")
@@ -642,9 +622,7 @@ def test_full_disk_publishes_nothing_and_says_so(project: Project, sql: Sql, sta
 
 
 @pytest.mark.parametrize("stage", ["staging", "publishing"])
-def test_file_that_cannot_grow_publishes_nothing_and_says_so(
-    project: Project, sql: Sql, stage: str
-) -> None:
+def test_file_that_cannot_grow_publishes_nothing_and_says_so(project: Project, sql: Sql, stage: str) -> None:
     """Behaviours 35, 41: a target that is there stays as it was."""
     sql("CREATE TABLE t AS SELECT 1 AS id, 1 AS at, 'old' AS note")
     project.set_up({"t": FULL})
@@ -723,9 +701,7 @@ def is_stopped_cleanly(code: int, output: str, number: signal.Signals) -> None:
     assert "error: stopped; published data is kept" in output
 
 
-@pytest.mark.parametrize(
-    ("number", "query"), [(signal.SIGINT, "SELECT%max(%"), (signal.SIGTERM, "COPY %")]
-)
+@pytest.mark.parametrize(("number", "query"), [(signal.SIGINT, "SELECT%max(%"), (signal.SIGTERM, "COPY %")])
 def test_signal_while_the_source_is_asked_stops_cleanly(
     project: Project, sql: Sql, query: str, number: signal.Signals
 ) -> None:
@@ -748,15 +724,11 @@ def test_signal_while_the_source_is_asked_stops_cleanly(
     assert project.staged() == set()
     if query.startswith("COPY"):
         assert project.runs() == [("a", "succeeded"), ("slow", "cancelled")]
-        assert project.rows("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'raw'") == [
-            ("a",)
-        ]
+        assert project.rows("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'raw'") == [("a",)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_while_rows_arrive_stops_cleanly(
-    project: Project, sql: Sql, number: signal.Signals
-) -> None:
+def test_signal_while_rows_arrive_stops_cleanly(project: Project, sql: Sql, number: signal.Signals) -> None:
     """Behaviour 45: the staging file is being written."""
     make_slow(sql)
     project.set_up({"slow": FULL})
@@ -862,9 +834,7 @@ def holds(folder: Path, text: str) -> list[str]:
     return [str(path) for path in files if text.encode() in path.read_bytes()]
 
 
-def test_server_that_is_not_running_is_tried_again_and_then_named(
-    project: Project, tmp_path: Path
-) -> None:
+def test_server_that_is_not_running_is_tried_again_and_then_named(project: Project, tmp_path: Path) -> None:
     """Behaviours 39, 41."""
     dsn = f"postgresql://postgres:{SECRET}@/postgres?host={tmp_path}"
     project.set_up({"a": FULL, "b": MERGE}, dsn=dsn)
@@ -889,8 +859,7 @@ def guarded(sql: Sql, dsn: str) -> Iterator[str]:
         sql("SELECT pg_reload_conf()")
         wait_for(
             lambda: (
-                "guarded" not in str(sql("SELECT user_name FROM pg_hba_file_rules"))
-                or text is not before
+                "guarded" not in str(sql("SELECT user_name FROM pg_hba_file_rules")) or text is not before
             ),
             "pg_hba.conf is read",
         )
@@ -913,10 +882,7 @@ def guarded(sql: Sql, dsn: str) -> Iterator[str]:
 
 def test_wrong_password_fails_at_once_and_is_shown_nowhere(project: Project, guarded: str) -> None:
     """Behaviours 39, 41."""
-    for dsn in (
-        guarded.replace("guarded@", f"guarded:{SECRET}@"),
-        f"{guarded}&password={SECRET}",
-    ):
+    for dsn in (guarded.replace("guarded@", f"guarded:{SECRET}@"), f"{guarded}&password={SECRET}"):
         project.set_up({"a": FULL}, dsn=dsn)
         code, output = project.extract_by_command()
         assert code == 1
@@ -977,9 +943,7 @@ def interrupt_reading(project: Project, sql: Sql, function: str) -> tuple[int, s
         return command.end()
 
 
-def test_statement_cancelled_at_the_server_fails_that_table_alone(
-    project: Project, sql: Sql
-) -> None:
+def test_statement_cancelled_at_the_server_fails_that_table_alone(project: Project, sql: Sql) -> None:
     """Behaviour 41."""
     make_slow(sql)
     sql("CREATE TABLE a AS SELECT 1 AS id")
@@ -1037,9 +1001,7 @@ def test_connection_cut_after_a_table_was_published_leaves_that_table_succeeded(
     assert project.runs() == [("a", "succeeded"), ("b", "failed")]
 
 
-def test_table_that_cannot_be_read_fails_with_its_fix_and_the_others_land(
-    project: Project, sql: Sql
-) -> None:
+def test_table_that_cannot_be_read_fails_with_its_fix_and_the_others_land(project: Project, sql: Sql) -> None:
     """Behaviours 39, 41."""
     for table in ("good", "closed", "partly", "hiding", "better"):
         sql(f"CREATE TABLE {table} AS SELECT 1 AS id, 2 AS secret")
@@ -1108,17 +1070,14 @@ def test_every_run_is_a_row_with_what_it_did(project: Project, sql: Sql) -> None
     sql("ALTER TABLE t ALTER amount TYPE boolean USING true")
     assert project.extract_by_command()[0] == 1
 
-    first, second, third = project.runs(
-        "status, rows_read, rows_written, rows_deleted, rows_dead_lettered"
-    )
+    first, second, third = project.runs("status, rows_read, rows_written, rows_deleted, rows_dead_lettered")
     assert first == ("succeeded", 1500, 1499, 0, 1)
     assert second == ("succeeded", 352, 50, 50, 1)  # the lookback reads 301 rows again
     assert third[0] == "failed"
     bounds = project.runs("lower_bound IS NULL, upper_bound, bytes_read > 10000")
     assert bounds[0] == (True, first_bound, True)
     assert project.rows(
-        "SELECT count(*) FROM pyops.runs WHERE lower_bound = ? AND status = 'succeeded'",
-        first_bound,
+        "SELECT count(*) FROM pyops.runs WHERE lower_bound = ? AND status = 'succeeded'", first_bound
     ) == [(1,)]
     assert project.rows(
         "SELECT DISTINCT source, table_name, mode, write_pattern, finished_at > started_at,"
@@ -1148,12 +1107,7 @@ def test_dry_run_writes_nothing_anywhere(project: Project, sql: Sql) -> None:
     sql("GRANT SELECT ON t TO looks_only")
     ((name,),) = sql("SELECT current_database()")
     sql(f"REVOKE TEMPORARY, CREATE ON DATABASE {name} FROM PUBLIC")
-    tables = {
-        "t": MERGE,
-        "missing": FULL,
-        "whole": FULL | {"schema": "s"},
-        "days": PATTERNS["delete_insert"],
-    }
+    tables = {"t": MERGE, "missing": FULL, "whole": FULL | {"schema": "s"}, "days": PATTERNS["delete_insert"]}
     sql("CREATE VIEW days AS SELECT day FROM t")
     sql("GRANT SELECT ON days TO looks_only")
     sql("CREATE SCHEMA s")
@@ -1187,9 +1141,7 @@ def test_dry_run_writes_nothing_anywhere(project: Project, sql: Sql) -> None:
     sql("DROP ROLE looks_only")
 
 
-def test_dry_run_of_a_held_warehouse_names_the_holder_and_writes_nothing(
-    project: Project, sql: Sql
-) -> None:
+def test_dry_run_of_a_held_warehouse_names_the_holder_and_writes_nothing(project: Project, sql: Sql) -> None:
     """Behaviours 36, 42."""
     make_source(sql)
     project.set_up({"t": MERGE}, lock_timeout="300ms")

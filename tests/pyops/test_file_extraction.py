@@ -130,10 +130,7 @@ def test_columns_that_come_and_go_are_followed(lab: Lab) -> None:
     lab.extract_files({"t": DAILY})
     lab.put("events/2024-01-02.jsonl", '{"id": 2, "b": {"c": [1.10]}}\n')
     lab.extract_files({"t": DAILY})
-    assert lab.rows("SELECT id, a, b FROM raw.t ORDER BY id") == [
-        (1, "x", None),
-        (2, None, '{"c":[1.10]}'),
-    ]
+    assert lab.rows("SELECT id, a, b FROM raw.t ORDER BY id") == [(1, "x", None), (2, None, '{"c":[1.10]}')]
     changes = lab.rows("SELECT kind, column_name FROM pyops.schema_changes")
     assert changes == [("added", "b")]
 

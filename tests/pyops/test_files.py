@@ -139,22 +139,7 @@ def test_columns_are_the_keys_in_the_order_they_appear(lab: Lab) -> None:
 
 
 def test_keys_of_any_shape_become_columns(lab: Lab) -> None:
-    keys = [
-        "a/b",
-        "~",
-        "~1",
-        'q"uote',
-        "d.ot",
-        "bl ank",
-        "é",
-        "'",
-        "$",
-        "*",
-        "[0]",
-        "\\",
-        "1",
-        "\n",
-    ]
+    keys = ["a/b", "~", "~1", 'q"uote', "d.ot", "bl ank", "é", "'", "$", "*", "[0]", "\\", "1", "\n"]
     lab.put("a.jsonl", json.dumps({key: n for n, key in enumerate(keys)}))
     assert list(lab.arrive("a.jsonl", "jsonl").columns) == keys
     assert lab.rows() == [tuple(str(n) for n in range(len(keys)))]
@@ -203,12 +188,7 @@ def test_numbers_arrive_with_the_digits_they_have(lab: Lab) -> None:
 
 def test_half_a_surrogate_pair_is_refused(lab: Lab) -> None:
     """Behaviour 34: it stands for no text, so it has no place in a column of texts."""
-    content = [
-        r'{"a": "\ud83d\ude00"}',
-        r'{"a": "\ud83d"}',
-        r'{"a": "x\ude00"}',
-        r'{"a": "\\ud83d"}',
-    ]
+    content = [r'{"a": "\ud83d\ude00"}', r'{"a": "\ud83d"}', r'{"a": "x\ude00"}', r'{"a": "\\ud83d"}']
     lab.put("a.jsonl", "\n".join(content))
     lab.arrive("a.jsonl", "jsonl")
     assert lab.rows() == [("😀",), (r"\ud83d",)]
@@ -248,9 +228,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 KEYS = st.sampled_from(["a", "b", "c d", "e/~", "ü", '"', "1.5"])
-NUMBER = st.from_regex(
-    r"-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", fullmatch=True
-)
+NUMBER = st.from_regex(r"-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
 _SPACES = st.sampled_from(["", " ", "\t", "  "])
 
 
@@ -301,15 +279,11 @@ def test_every_value_arrives_as_it_stands(lab: Lab, texts: list[str], format_: s
 
 @settings(max_examples=examples(300))
 @given(object_texts(), st.data())
-def test_place_of_a_fault_is_found_wherever_a_text_is_spoilt(
-    text: str, data: st.DataObject
-) -> None:
+def test_place_of_a_fault_is_found_wherever_a_text_is_spoilt(text: str, data: st.DataObject) -> None:
     """Behaviour 44: what Python refuses has a fault, what it takes has none."""
     if data.draw(st.booleans()):
         at = data.draw(st.integers(0, len(text)))
-        spoilt = data.draw(
-            st.sampled_from(["", ",", '"', "}", "\\", "0", "1", "n", "\n", "-", "."])
-        )
+        spoilt = data.draw(st.sampled_from(["", ",", '"', "}", "\\", "0", "1", "n", "\n", "-", "."]))
         text = text[:at] + spoilt + text[at + 1 :]
     try:
         json.loads(text, parse_constant=lambda _: json.loads(""))
@@ -411,10 +385,7 @@ def test_compressed_files_leave_nothing_in_the_scratch_folder(lab: Lab) -> None:
     lab.put("2.jsonl.gz", gzip.compress(b'{"id": 2}\n'))
     before = sorted({*os.listdir(lab.folder), "stage.duckdb.wal"})
     arrived = lab.arrive("*.gz", "jsonl")
-    assert (arrived.rows, arrived.bytes) == (
-        2,
-        sum(p.stat().st_size for p in lab.folder.glob("*.gz")),
-    )
+    assert (arrived.rows, arrived.bytes) == (2, sum(p.stat().st_size for p in lab.folder.glob("*.gz")))
     assert sorted(os.listdir(lab.folder)) == before
 
 
@@ -477,8 +448,6 @@ def test_parquet_with_a_moment_beyond_the_warehouse_is_an_error_without_the_valu
     """Behaviour 44: nothing wraps around, and no message quotes a row."""
     far = pa.table({"t": pa.array([2**62], pa.timestamp("ms"))})
     pq.write_table(far, lab.folder / "a.parquet")
-    with pytest.raises(
-        DataError, match=r"^a\.parquet: a timestamp or a decimal is beyond"
-    ) as caught:
+    with pytest.raises(DataError, match=r"^a\.parquet: a timestamp or a decimal is beyond") as caught:
         lab.arrive("a.parquet", "parquet")
     assert str(2**62) not in str(caught.value)

@@ -46,9 +46,7 @@ def with_users(staging: duckdb.DuckDBPyConnection, tmp_path: Path) -> duckdb.Duc
     path = tmp_path / "it's.duckdb"
     staging.execute(f"ATTACH '{str(path).replace(chr(39), chr(39) * 2)}' AS warehouse")
     staging.execute("CREATE SCHEMA warehouse.raw")
-    staging.execute(
-        "CREATE TABLE warehouse.raw.users AS SELECT unnest([10, 20, NULL]) AS id, 'x' AS name"
-    )
+    staging.execute("CREATE TABLE warehouse.raw.users AS SELECT unnest([10, 20, NULL]) AS id, 'x' AS name")
     return staging
 
 
@@ -80,9 +78,7 @@ def test_null_rate_above_its_threshold_fails_and_names_column_figure_and_thresho
 
 
 def test_rate_that_equals_its_threshold_passes(staging: duckdb.DuckDBPyConnection) -> None:
-    staging.execute(
-        "CREATE OR REPLACE TABLE rows AS SELECT nullif(range % 100, 0) AS a FROM range(300)"
-    )
+    staging.execute("CREATE OR REPLACE TABLE rows AS SELECT nullif(range % 100, 0) AS a FROM range(300)")
     found = result(staging, max_null_rate={"a": 0.01})
     assert (found.status, found.failing_rows) == ("passed", 3)
     assert found.message == "a is NULL in 1 % of 300 rows; at most 1 % may be"
@@ -92,16 +88,13 @@ def test_figure_just_above_its_threshold_is_not_shown_as_equal_to_it(
     staging: duckdb.DuckDBPyConnection,
 ) -> None:
     staging.execute(
-        "CREATE OR REPLACE TABLE rows AS"
-        " SELECT CASE WHEN range > 10000 THEN 1 END AS a FROM range(1000000)"
+        "CREATE OR REPLACE TABLE rows AS SELECT CASE WHEN range > 10000 THEN 1 END AS a FROM range(1000000)"
     )
     found = result(staging, max_null_rate={"a": 0.01})
     assert found.message == "a is NULL in 1.0001 % of 1,000,000 rows; at most 1 % may be"
 
 
-def test_duplicates_are_rows_beyond_the_first_with_their_value(
-    staging: duckdb.DuckDBPyConnection,
-) -> None:
+def test_duplicates_are_rows_beyond_the_first_with_their_value(staging: duckdb.DuckDBPyConnection) -> None:
     """Behaviour 38."""
     found = result(staging, max_duplicate_rate={"event_id": 0.001})
     assert (found.status, found.figure, found.failing_rows) == ("failed", 0.25, 1)
@@ -165,9 +158,7 @@ def test_row_count_says_how_far_off_it_is(staging: duckdb.DuckDBPyConnection) ->
     assert skipped.message.endswith("there are 1 earlier runs with rows; 3 are needed")
 
 
-def test_age_is_that_of_the_newest_value_against_the_clock(
-    staging: duckdb.DuckDBPyConnection,
-) -> None:
+def test_age_is_that_of_the_newest_value_against_the_clock(staging: duckdb.DuckDBPyConnection) -> None:
     """Behaviour 38."""
     assert result(staging, max_age={"event_at": "2d"}).status == "passed"
     found = result(staging, max_age={"event_at": "1d"})
@@ -189,9 +180,7 @@ def test_every_kind_of_time_has_an_age_and_infinity_has_none(
     assert result(staging, max_age={"at": "12h"}).figure == 12 * 3600
 
 
-def test_date_too_far_off_for_a_timestamp_counts_as_none(
-    staging: duckdb.DuckDBPyConnection,
-) -> None:
+def test_date_too_far_off_for_a_timestamp_counts_as_none(staging: duckdb.DuckDBPyConnection) -> None:
     staging.execute("CREATE OR REPLACE TABLE rows AS SELECT DATE '5000000-01-01' AS at")
     assert result(staging, max_age={"at": "1d"}).status == "failed"
 
@@ -221,20 +210,14 @@ def test_no_rows_have_rates_of_zero_and_no_age(staging: duckdb.DuckDBPyConnectio
         "expect": ("passed", 0),
     }
     age = next(item for item in found if item.gate == "max_age")
-    assert age.message == (
-        "event_at has no value in 0 rows, so its age is not known; at most 2d is allowed"
-    )
+    assert age.message == ("event_at has no value in 0 rows, so its age is not known; at most 2d is allowed")
 
 
 def test_expectation_is_broken_by_rows_where_it_is_false_not_where_it_is_null(
     staging: duckdb.DuckDBPyConnection,
 ) -> None:
     found = result(staging, expect={"positive_quantity": "quantity > 0"})
-    assert (found.gate, found.column_name, found.status) == (
-        "expect",
-        "positive_quantity",
-        "failed",
-    )
+    assert (found.gate, found.column_name, found.status) == ("expect", "positive_quantity", "failed")
     assert (found.figure, found.threshold, found.failing_rows) == (0.5, 0, 2)
     assert found.message == (
         "expectation positive_quantity (quantity > 0) is broken by 2 of 4 rows; none may break it"
@@ -253,9 +236,7 @@ def test_expectation_is_broken_by_rows_where_it_is_false_not_where_it_is_null(
         "[event_id][1] > 0",
     ],
 )
-def test_expectation_may_be_any_one_condition(
-    staging: duckdb.DuckDBPyConnection, text: str
-) -> None:
+def test_expectation_may_be_any_one_condition(staging: duckdb.DuckDBPyConnection, text: str) -> None:
     found = result(staging, expect={"it": text})
     assert found.status == "passed"
     assert staging.execute(found.query).fetchall() == []
@@ -303,18 +284,14 @@ def test_expectation_that_fails_on_a_value_is_named_and_the_value_is_not(
     assert "TRY_CAST" in caught.value.hint
 
 
-def test_reference_is_broken_by_values_the_warehouse_has_not(
-    with_users: duckdb.DuckDBPyConnection,
-) -> None:
+def test_reference_is_broken_by_values_the_warehouse_has_not(with_users: duckdb.DuckDBPyConnection) -> None:
     found = result(with_users, references={"user_id": "raw.users.id"})
     assert (found.gate, found.column_name, found.status) == ("references", "user_id", "failed")
     assert (found.figure, found.failing_rows) == (0.25, 1)
     assert found.message == "user_id is not in raw.users.id in 1 of 4 rows; every value must be"
 
 
-def test_query_of_a_reference_runs_on_the_staging_file_alone(
-    with_users: duckdb.DuckDBPyConnection,
-) -> None:
+def test_query_of_a_reference_runs_on_the_staging_file_alone(with_users: duckdb.DuckDBPyConnection) -> None:
     query = result(with_users, references={"user_id": "raw.users.id"}).query
     with_users.execute("DETACH warehouse")
     with_users.execute(query)
@@ -393,8 +370,7 @@ def test_columns_are_found_whatever_their_case_and_their_characters(
 
 
 @pytest.mark.parametrize(
-    ("on_fail", "status"),
-    [("fail", "failed"), ("warn", "warned"), ("dead_letter", "dead_lettered")],
+    ("on_fail", "status"), [("fail", "failed"), ("warn", "warned"), ("dead_letter", "dead_lettered")]
 )
 def test_each_gate_follows_its_own_on_fail_before_the_tables(
     staging: duckdb.DuckDBPyConnection, on_fail: str, status: str
@@ -434,9 +410,7 @@ def test_dead_letter_rules_are_true_for_the_rows_at_fault_and_no_others(
     assert with_users.execute(f"SELECT event_id FROM rows WHERE {left}").fetchall() == [(1,)]
 
 
-def test_nulls_below_their_threshold_are_no_dead_letters(
-    staging: duckdb.DuckDBPyConnection,
-) -> None:
+def test_nulls_below_their_threshold_are_no_dead_letters(staging: duckdb.DuckDBPyConnection) -> None:
     gates = Gates.model_validate(
         {"max_null_rate": {"user_id": {"threshold": 0.25, "on_fail": "dead_letter"}}}
     )
@@ -467,15 +441,11 @@ def test_checks_choose_families_of_gates_and_together_they_are_all(
     assert [item.gate for item in both] == ["min_rows", "row_count_within", "max_null_rate"]
 
 
-def test_references_that_are_not_asked_for_need_no_warehouse(
-    staging: duckdb.DuckDBPyConnection,
-) -> None:
+def test_references_that_are_not_asked_for_need_no_warehouse(staging: duckdb.DuckDBPyConnection) -> None:
     assert results(staging, **ALL_GATES, checks=["duplicates"])[0].status == "passed"
 
 
-def test_unknown_check_is_refused_with_the_nearest_one(
-    staging: duckdb.DuckDBPyConnection,
-) -> None:
+def test_unknown_check_is_refused_with_the_nearest_one(staging: duckdb.DuckDBPyConnection) -> None:
     with pytest.raises(UsageError, match="there is no check 'null'") as caught:
         results(staging, checks=["null"])
     assert caught.value.hint == "did you mean 'nulls'?"
@@ -486,9 +456,7 @@ def test_table_without_gates_is_not_looked_at() -> None:
         assert results(connection) == []
 
 
-def test_gates_change_nothing_and_read_another_table_if_told(
-    staging: duckdb.DuckDBPyConnection,
-) -> None:
+def test_gates_change_nothing_and_read_another_table_if_told(staging: duckdb.DuckDBPyConnection) -> None:
     staging.execute('ALTER TABLE rows RENAME TO "the rows"')
     gates = Gates.model_validate({"min_rows": 1, "max_null_rate": {"user_id": 0}})
     found = evaluate(staging, gates, rows="the rows", history=(), now=NOW)

@@ -44,9 +44,7 @@ def values(rows: str, columns: str = "id, part") -> str:
 RATE_MODELS = {
     # 1 of 4 ids is null; 2 of 8 rows repeat (1, 'a'), and (null, 'b') twice repeats nothing.
     "nulls": values("(1, 'a'), (2, null), (3, null), (null, null)"),
-    "keys": values(
-        "(1, 'a'), (1, 'a'), (1, 'a'), (1, 'b'), (2, 'a'), (null, 'b'), (null, 'b'), (3, 'c')"
-    ),
+    "keys": values("(1, 'a'), (1, 'a'), (1, 'a'), (1, 'b'), (2, 'a'), (null, 'b'), (null, 'b'), (3, 'c')"),
     # A floating-point 0.07 of 100 is more than 7.
     "hundred": "select case when range >= 7 then range end as id from range(100)",
     "no_rows": f"{values('(1, null)')} where false",

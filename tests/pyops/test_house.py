@@ -9,10 +9,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "pyops"
 # Each room imports only from those after it; what stands in no folder is the root.
-ROOMS = (
-    *("cli", "commands", "demo", "cdc", "sources", "quality", "warehouse", "config", "staging"),
-    "root",
-)
+ROOMS = (*("cli", "commands", "demo", "cdc", "sources", "quality", "warehouse", "config", "staging"), "root")
 # Where two rooms play the same part, their modules share a name.
 SAME_PART = {"__init__", "capture", "plan", "protocol", "read", "slot", "snapshot", "validate"}
 

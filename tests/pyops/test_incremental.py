@@ -227,9 +227,7 @@ def test_rows_without_a_cursor_fail_the_run_where_that_is_the_policy(
         lab.extract({"t": table})
 
 
-def test_lookback_reads_again_what_a_clock_may_have_put_below_the_watermark(
-    lab: Lab, sql: Sql
-) -> None:
+def test_lookback_reads_again_what_a_clock_may_have_put_below_the_watermark(lab: Lab, sql: Sql) -> None:
     sql("CREATE TABLE t (id bigint PRIMARY KEY, at timestamptz, n bigint)")
     sql("INSERT INTO t VALUES (1, '2020-01-01 10:00', 100)")
     lab.extract({"t": {**MERGE, "lookback": "1h"}})

@@ -59,8 +59,7 @@ class Shop:
         on_day = f"ordered_at BETWEEN '2010-12-{day:02} 00:00+00' AND '2010-12-{day:02} 24:00+00'"
         ids = f"SELECT id FROM history.orders WHERE {on_day}"
         self.change(
-            f"INSERT INTO orders SELECT * FROM history.orders WHERE {on_day}"
-            " ON CONFLICT DO NOTHING",
+            f"INSERT INTO orders SELECT * FROM history.orders WHERE {on_day} ON CONFLICT DO NOTHING",
             f"INSERT INTO order_items SELECT * FROM history.order_items WHERE order_id IN ({ids})"
             " ON CONFLICT DO NOTHING",
             f"UPDATE orders SET updated_at = NOW WHERE id IN ({ids})",
@@ -93,10 +92,7 @@ class Shop:
 
     def tables(self) -> dict[str, list[tuple[Any, ...]]]:
         with duckdb.connect(self.folder / "warehouse.duckdb", read_only=True) as connection:
-            return {
-                name: connection.sql(f"FROM {name} ORDER BY ALL").fetchall()
-                for name in self.queries
-            }
+            return {name: connection.sql(f"FROM {name} ORDER BY ALL").fetchall() for name in self.queries}
 
 
 @pytest.fixture

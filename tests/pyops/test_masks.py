@@ -50,10 +50,7 @@ def test_masked_column_arrives_as_its_salted_hash(lab: Lab, sql: Sql) -> None:
     prepare(sql)
     plan = land(lab, {"mode": "full", "mask": ["email", "phone"]}, mask_salt="pepper & salt'")
     assert "pepper" not in plan.query
-    hashed = [
-        hashlib.sha256(f"pepper & salt'{value}".encode()).hexdigest()
-        for value in (SECRET, "5550123")
-    ]
+    hashed = [hashlib.sha256(f"pepper & salt'{value}".encode()).hexdigest() for value in (SECRET, "5550123")]
     assert lab.rows("SELECT email, phone FROM raw.t ORDER BY id") == [tuple(hashed), (None, None)]
     assert SECRET.encode() not in files(lab)
 

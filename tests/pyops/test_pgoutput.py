@@ -246,9 +246,7 @@ def _message(draw: st.DrawFn, kind: str, known: dict[int, Relation]) -> bytes:
 
 @settings(max_examples=examples(300))
 @given(streams(), st.lists(st.integers(0, 40), max_size=4))
-def test_any_stream_cut_into_any_pieces_gives_the_same_events(
-    messages: list[bytes], cuts: list[int]
-) -> None:
+def test_any_stream_cut_into_any_pieces_gives_the_same_events(messages: list[bytes], cuts: list[int]) -> None:
     """Behaviour 22: and they are those of the reference decoder."""
     fast, found = decoder(), []
     bounds = [0, *sorted(cut for cut in cuts if cut < len(messages)), len(messages)]

@@ -41,9 +41,7 @@ def test_publication_that_fails_is_a_row(lab: Lab, sql: Sql) -> None:
     assert lab.rows("SELECT count(*) FROM raw.t") == [(0,)]
 
 
-def test_replay_that_meets_a_failing_gate_is_rejected_and_names_no_file_that_is_gone(
-    lab: Lab,
-) -> None:
+def test_replay_that_meets_a_failing_gate_is_rejected_and_names_no_file_that_is_gone(lab: Lab) -> None:
     """Behaviours 38 and 41."""
     table: dict[str, Any] = {"path": "t.csv", "format": "csv", "mode": "full", "primary_key": "id"}
     table |= {"max_dead_letter_rate": 1, "write": "merge"}
@@ -89,9 +87,7 @@ def test_reconciliation_that_is_stopped_is_cancelled(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_replay_that_is_stopped_is_cancelled(
-    project: Project, sql: Sql, number: signal.Signals
-) -> None:
+def test_replay_that_is_stopped_is_cancelled(project: Project, sql: Sql, number: signal.Signals) -> None:
     """Behaviour 45."""
     sql("CREATE TABLE t (id bigint PRIMARY KEY, n numeric(5,2))")
     sql("INSERT INTO t VALUES (1, 1), (2, 'NaN')")
@@ -116,7 +112,5 @@ def test_runs_of_one_invocation_share_its_id(lab: Lab, sql: Sql) -> None:
     sql("CREATE TABLE b (id bigint)")
     for _ in range(2):
         lab.extract({"a": {"mode": "full"}, "b": {"mode": "full"}})
-    found = lab.rows(
-        "SELECT count(*), count(DISTINCT table_name) FROM pyops.runs GROUP BY invocation_id"
-    )
+    found = lab.rows("SELECT count(*), count(DISTINCT table_name) FROM pyops.runs GROUP BY invocation_id")
     assert found == [(2, 2), (2, 2)]

@@ -76,9 +76,7 @@ def test_any_traffic_compacted_anywhere_ends_in_the_source(
         commit(connect, table, transactions)
         done = capture(project)[0] if command == "cdc" else snapshot(project, table)
         assert done.error is None
-        times = lab.rows(
-            f"SELECT _committed_at FROM raw.{table}__changes ORDER BY _generation, _lsn, _seq"
-        )
+        times = lab.rows(f"SELECT _committed_at FROM raw.{table}__changes ORDER BY _generation, _lsn, _seq")
         now = [*(at for (at,) in times), later()][-1 - cut % (len(times) + 1)]
         [compaction] = compact(project, now=now)
         assert compaction.error is None
@@ -99,11 +97,7 @@ EVENT = st.tuples(
 
 
 @settings(max_examples=examples(12))
-@given(
-    statements=st.lists(EVENT, min_size=10, max_size=40),
-    size=st.integers(1, 5),
-    cut=st.integers(0, 20),
-)
+@given(statements=st.lists(EVENT, min_size=10, max_size=40), size=st.integers(1, 5), cut=st.integers(0, 20))
 def test_any_log_folded_anywhere_says_the_same(statements: Any, size: int, cut: int) -> None:
     """As above, on logs that are made up: far more keys that change, and values that are not sent.
 
@@ -130,9 +124,7 @@ def test_any_log_folded_anywhere_says_the_same(statements: Any, size: int, cut: 
         assert folded(lab).rows_after == len(current(lab, "t"))
 
 
-KEYLESS_TRUNCATION = (
-    "(NULL, NULL, NULL, 't', 1, -1, 0, 0, TIMESTAMP '2019-01-01', []::VARCHAR[], 1, now())"
-)
+KEYLESS_TRUNCATION = "(NULL, NULL, NULL, 't', 1, -1, 0, 0, TIMESTAMP '2019-01-01', []::VARCHAR[], 1, now())"
 
 
 def made_up(statements: Any, size: int) -> Iterator[tuple[Any, ...]]:
@@ -325,9 +317,7 @@ def test_nothing_is_folded_before_all_that_remember_have_applied_it(lab: Lab) ->
              ("snap", "snapshot", "log"), ("mart", "incremental", "inc")]  # fmt: skip
     put_manifest(lab.directory, *((*node, {}) for node in nodes))
     lab.write("CREATE TABLE models.inc AS SELECT 1::BIGINT AS _load_id, 1 AS id")
-    with pytest.raises(
-        OperationError, match=r"models\.snap \(snapshot\) reads its log, and is not"
-    ):
+    with pytest.raises(OperationError, match=r"models\.snap \(snapshot\) reads its log, and is not"):
         folded(lab)
     lab.write("CREATE TABLE models.snap AS SELECT 1 AS id")
     with pytest.raises(OperationError, match="has no column _load_id"):

@@ -124,11 +124,7 @@ def test_shop_goes_from_postgres_to_the_mart_and_goes_on(project: Path, shop_dsn
 def test_dbt_is_not_run_when_a_table_fails(project: Path, shop_dsn: str) -> None:
     execute(shop_dsn, "ALTER TABLE products RENAME TO gone")
     done = subprocess.run(
-        [sys.executable, "-m", "pyops", "run"],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-m", "pyops", "run"], cwd=project, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert "2 tables landed, 1 failed" in done.stdout

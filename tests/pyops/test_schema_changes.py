@@ -13,8 +13,7 @@ MERGE: dict[str, Any] = {"mode": "incremental", "cursor": "at", "primary_key": [
 
 def changes(lab: Lab) -> list[tuple[Any, ...]]:
     return lab.rows(
-        "SELECT kind, column_name, old_type, new_type FROM pyops.schema_changes"
-        " ORDER BY load_id, column_name"
+        "SELECT kind, column_name, old_type, new_type FROM pyops.schema_changes ORDER BY load_id, column_name"
     )
 
 
@@ -27,10 +26,7 @@ def test_evolve_follows_added_dropped_and_widened_columns(lab: Lab, sql: Sql) ->
     for _ in range(2):
         lab.extract({"t": MERGE})
     found = lab.rows("SELECT id, a, b::VARCHAR, c, d::VARCHAR FROM raw.t ORDER BY id")
-    assert found == [
-        (1, 7, "1.250", "kept", None),
-        (2, 8000000000, "1.125", None, "2020-01-01"),
-    ]
+    assert found == [(1, 7, "1.250", "kept", None), (2, 8000000000, "1.125", None, "2020-01-01")]
     assert changes(lab) == [
         ("type_changed", "a", "INTEGER", "BIGINT"),
         ("type_changed", "b", "DECIMAL(6,2)", "DECIMAL(9,3)"),
@@ -80,9 +76,7 @@ def test_swap_takes_the_columns_as_they_are_and_records_it(lab: Lab, sql: Sql) -
 
 @pytest.mark.parametrize("table", [MERGE, {"mode": "full"}])
 @pytest.mark.parametrize("change", ["ADD z text", "DROP note", "ALTER note TYPE varchar(9)"])
-def test_fail_stops_before_anything_is_landed(
-    lab: Lab, sql: Sql, table: dict[str, Any], change: str
-) -> None:
+def test_fail_stops_before_anything_is_landed(lab: Lab, sql: Sql, table: dict[str, Any], change: str) -> None:
     strict = {**table, "on_schema_change": "fail"}
     sql("CREATE TABLE t (id bigint PRIMARY KEY, at bigint, note text)")
     sql("INSERT INTO t VALUES (1, 1, 'a')")
@@ -126,7 +120,5 @@ def test_column_that_was_left_out_is_no_change(lab: Lab, sql: Sql) -> None:
         ("VARCHAR", "BIGINT", None),
     ],
 )
-def test_type_is_widened_only_where_every_value_stays_exact(
-    old: str, new: str, both: str | None
-) -> None:
+def test_type_is_widened_only_where_every_value_stays_exact(old: str, new: str, both: str | None) -> None:
     assert common_type(old, new) == both

@@ -60,11 +60,7 @@ class History:
 def test_history_of_products(tmp_path: Path) -> None:
     """Behaviour 48, and the shop's `updated_at` is the same all the time."""
     history = History(tmp_path)
-    first = [
-        (1, "MUG 2.55", "False", True),
-        (2, "3.39", "False", True),
-        (3, "HEART 1.0", "False", True),
-    ]
+    first = [(1, "MUG 2.55", "False", True), (2, "3.39", "False", True), (3, "HEART 1.0", "False", True)]
     assert history.after(MUG, BOX, HEART) == first
     assert history.after(MUG, BOX, HEART) == first, "a load alone makes no version"
 

@@ -41,9 +41,7 @@ class Tables(Source):
 
     def stage(self, plan: Plan, stage: Stage, progress: Progress) -> Staged:
         batch = pa.record_batch({"n": pa.array(range(int(plan.table.name)))})
-        rows, size = stage.fill(
-            batch.schema, iter([batch]), {"n": ColumnMapping("BIGINT", "", "n")}, key=()
-        )
+        rows, size = stage.fill(batch.schema, iter([batch]), {"n": ColumnMapping("BIGINT", "", "n")}, key=())
         write = Write(plan.table, stage.columns, Whole(swap=True))
         return Staged(Commit((write,)), rows, size)
 
@@ -70,9 +68,7 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return Project(tmp_path, Config.model_construct(sources={"numbers": source}))
 
 
-def test_a_third_kind_of_source_is_extracted_checked_and_shown_like_the_others(
-    counted: Project,
-) -> None:
+def test_a_third_kind_of_source_is_extracted_checked_and_shown_like_the_others(counted: Project) -> None:
     three, many = pyops.extract(counted)
     assert (three.run.status, three.run.rows_written) == ("succeeded", 3)
     assert isinstance(many.error, UsageError)
@@ -101,7 +97,5 @@ def test_source_says_what_keeps_tables_from_being_read(lab: Lab, sql: Sql) -> No
     project = lab.configure({"t": {"mode": "full"}, "gone": {"mode": "full"}})
     with open_source(project, "src") as source:
         found = source.check(project.tables())
-    assert {str(table): type(error) for table, error in found.items()} == {
-        "src.gone": pyops.OperationError
-    }
+    assert {str(table): type(error) for table, error in found.items()} == {"src.gone": pyops.OperationError}
     assert all(isinstance(error, PyopsError) and error.hint for error in found.values())

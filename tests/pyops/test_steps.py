@@ -64,9 +64,7 @@ def test_failed_gate_publishes_nothing_and_keeps_the_rows_for_a_look(lab: Lab) -
     results = lab.rows("SELECT gate, status FROM pyops.gate_results ORDER BY gate")
     assert ("expect", "failed") in results
     assert ("max_null_rate", "failed") in results
-    assert lab.rows("SELECT status FROM pyops.runs ORDER BY started_at DESC LIMIT 1") == [
-        ("rejected",)
-    ]
+    assert lab.rows("SELECT status FROM pyops.runs ORDER BY started_at DESC LIMIT 1") == [("rejected",)]
     (path,) = staged(lab)
     queries = lab.rows("SELECT query FROM pyops.gate_results WHERE gate = 'expect'")
     with duckdb.connect(path, read_only=True) as connection:

@@ -84,10 +84,7 @@ def typed_dsn(server: Server) -> Iterator[str]:
 
 @pytest.fixture(scope="module", params=["by batch", "by a copy", "by changes"])
 def landed(
-    request: pytest.FixtureRequest,
-    server: Server,
-    typed_dsn: str,
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, server: Server, typed_dsn: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Landed]:
     folder = tmp_path_factory.mktemp("types")
     if request.param == "by batch":
@@ -133,8 +130,7 @@ def test_payload_of_a_dead_letter_is_the_whole_row_as_json(landed: Landed) -> No
     as_shown = {
         case.type: case.expected
         for case in CASES
-        if case.row == 1
-        and case.warehouse not in {"JSON", "BLOB", "DECIMAL(38,38)", "DECIMAL(5,5)"}
+        if case.row == 1 and case.warehouse not in {"JSON", "BLOB", "DECIMAL(38,38)", "DECIMAL(5,5)"}
     }
     as_sent = {"bytea": "\\x", "numeric(5,5)": "0.00001", "bool[]": "{t,f,NULL}"}
     for row, (column, value, _, payload) in landed.dead.items():
@@ -187,9 +183,7 @@ def test_setting_that_blinds_the_driver_is_refused(lab: Lab, sql: Sql) -> None:
         lab.extract({"t": FULL})
 
 
-def test_text_of_a_database_in_another_encoding_lands_in_utf8(
-    server: Server, tmp_path: Path
-) -> None:
+def test_text_of_a_database_in_another_encoding_lands_in_utf8(server: Server, tmp_path: Path) -> None:
     """Behaviour 34."""
     make = contextmanager(_database)
     with make(server, "TEMPLATE template0 LOCALE 'C' ENCODING 'LATIN1'") as dsn:
@@ -269,9 +263,7 @@ def test_naughty_strings_land_as_they_are(lab: Lab, sql: Sql) -> None:
 
 
 def _payloads(lab: Lab) -> list[dict[str, str]]:
-    return [
-        json.loads(payload) for (payload,) in lab.rows("SELECT payload FROM pyops.dead_letters")
-    ]
+    return [json.loads(payload) for (payload,) in lab.rows("SELECT payload FROM pyops.dead_letters")]
 
 
 def test_text_of_ten_megabytes_lands_or_is_dead_lettered_whole(lab: Lab, sql: Sql) -> None:
@@ -329,10 +321,7 @@ def test_any_column_name_lands(lab: Lab, sql: Sql) -> None:
     """Behaviour 28."""
     key = 'the "Key".id'
     rows = range(len(NAMES) + 1)  # in row 0 all is well, in row i column i is not
-    for table, type_, good in (
-        ("numbers", "numeric(10,2)", "{}.5"),
-        ("arrays", "text[]", "{{{}}}"),
-    ):
+    for table, type_, good in (("numbers", "numeric(10,2)", "{}.5"), ("arrays", "text[]", "{{{}}}")):
         columns = ", ".join(f"{identifier(name)} {type_}" for name in NAMES)
         sql(f"CREATE TABLE {table} ({identifier(key)} int PRIMARY KEY, {columns})")
         values = [[str(row), *(good.format(n) for n in range(len(NAMES)))] for row in rows]
@@ -360,17 +349,13 @@ def test_any_column_name_lands(lab: Lab, sql: Sql) -> None:
 def test_names_that_duckdb_cannot_tell_apart_are_refused(lab: Lab, sql: Sql) -> None:
     """Behaviour 28."""
     sql('CREATE TABLE t AS SELECT 1 AS id, 2 AS "Id"')
-    with pytest.raises(
-        OperationError, match="Id cannot be landed: id differs from it only by case"
-    ):
+    with pytest.raises(OperationError, match="Id cannot be landed: id differs from it only by case"):
         lab.extract({"t": {"mode": "full"}})
     lab.extract({"t": {"mode": "full", "exclude": ["Id"]}})
     assert lab.rows("SELECT id FROM raw.t") == [(1,)]
 
 
-def test_cost_of_a_wide_table_grows_with_its_columns_not_with_their_square(
-    lab: Lab, sql: Sql
-) -> None:
+def test_cost_of_a_wide_table_grows_with_its_columns_not_with_their_square(lab: Lab, sql: Sql) -> None:
     sql(f"CREATE TABLE t (id int, {', '.join(f'n{n} numeric(5,2)' for n in range(300))})")
     sql("INSERT INTO t (id, n0, n299) VALUES (1, 1, 1), (2, 1, 'NaN')")
     [run] = lab.extract({"t": FULL})
@@ -591,16 +576,13 @@ def test_arrays_of_any_texts_survive_the_round_trip(lab: Lab, arrays: list[Tree]
     st.integers(1, 38).flatmap(lambda p: st.tuples(st.just(p), st.integers(-3, p))),
     st.lists(st.integers(-(10**38) + 1, 10**38 - 1), min_size=200),
 )
-def test_any_number_survives_the_round_trip(
-    lab: Lab, form: tuple[int, int], integers: list[int]
-) -> None:
+def test_any_number_survives_the_round_trip(lab: Lab, form: tuple[int, int], integers: list[int]) -> None:
     """Behaviour 31: the warehouse's text of a number is PostgreSQL's."""
     precision, scale = form
     numbers = [f"{n % 10**precision * (1 if n > 0 else -1)}e{-scale}" for n in integers]
     _start_over(
         lab,
-        f"n numeric({precision},{scale}), n_text text, u numeric, u_text text,"
-        " f float8, f_text text",
+        f"n numeric({precision},{scale}), n_text text, u numeric, u_text text, f float8, f_text text",
         "s::numeric, s::numeric::text, s::numeric / 3, (s::numeric / 3)::text,"
         " s::float8 / 3, (s::float8 / 3)::text",
         numbers,
@@ -622,8 +604,7 @@ DAY = 86_400_000_000  # in microseconds
     st.lists(
         # Days from the year 2000: some centuries, and all that PostgreSQL has.
         st.tuples(
-            st.integers(-200_000, 200_000) | st.integers(-2_451_545, 106_751_982),
-            st.integers(0, DAY - 1),
+            st.integers(-200_000, 200_000) | st.integers(-2_451_545, 106_751_982), st.integers(0, DAY - 1)
         ),
         min_size=100,
         max_size=300,
@@ -639,8 +620,7 @@ def test_any_moment_survives_the_round_trip(lab: Lab, moments: list[tuple[int, i
     _start_over(
         lab,
         "t timestamp, t_text text, z timestamptz, d date, d_text text",
-        f"{moment}, {moment}::text, {moment} AT TIME ZONE 'UTC', {moment}::date,"
-        f" {moment}::date::text",
+        f"{moment}, {moment}::text, {moment} AT TIME ZONE 'UTC', {moment}::date, {moment}::date::text",
         moments,
     )
     lab.extract({"t": FULL})

@@ -36,7 +36,7 @@ from pyops.warehouse.protocol import (
 from tests.pyops.conftest import Lab, Sql
 
 KINDS: dict[str, Callable[[Path], Warehouse]] = {
-    "duckdb": lambda folder: DuckDBWarehouse(folder / "warehouse.duckdb", lock_timeout=0.2),
+    "duckdb": lambda folder: DuckDBWarehouse(folder / "warehouse.duckdb", lock_timeout=0.2)
 }
 TABLE = TableId("src", "t", ("raw", "t"))
 COLUMNS = {"id": "BIGINT", "day": "DATE", "_file": "VARCHAR", "_line": "BIGINT"}
@@ -111,12 +111,7 @@ def test_scope_says_which_rows_a_write_replaces(
     committed(warehouse, staged(*OLD), Whole(swap=True))
     run = committed(warehouse, staged(*NEW), scope)
     assert [row[0] for row in there(warehouse)] == ids
-    assert (run.status, run.rows_written, run.rows_deleted, run.load_id) == (
-        "succeeded",
-        2,
-        deleted,
-        2,
-    )
+    assert (run.status, run.rows_written, run.rows_deleted, run.load_id) == ("succeeded", 2, deleted, 2)
 
 
 def test_commit_that_fails_leaves_everything_as_it_was(
@@ -191,9 +186,7 @@ def test_staged_commit_is_the_same_after_its_way_through_the_file() -> None:
     assert Commit.from_json(commit.to_json()) == commit
 
 
-def test_columns_may_change_only_where_they_may(
-    warehouse: Warehouse, staged: Callable[..., Stage]
-) -> None:
+def test_columns_may_change_only_where_they_may(warehouse: Warehouse, staged: Callable[..., Stage]) -> None:
     committed(warehouse, staged(*OLD), Whole(swap=True))
     stage = staged(*NEW)
     stage.connection.execute("ALTER TABLE rows ADD COLUMN more VARCHAR DEFAULT 'x'")

@@ -195,9 +195,7 @@ def test_newest_of_two_rows_with_one_key_wins(lab: Lab, sql: Sql) -> None:
 
 
 @pytest.mark.parametrize("table", [INCREMENTAL, {"mode": "full", "write": "merge"}])
-def test_two_rows_that_are_equally_new_are_an_error(
-    lab: Lab, sql: Sql, table: dict[str, Any]
-) -> None:
+def test_two_rows_that_are_equally_new_are_an_error(lab: Lab, sql: Sql, table: dict[str, Any]) -> None:
     """Behaviour 12."""
     sql("CREATE TABLE t (id bigint, shop text, at bigint, note text)")
     sql("INSERT INTO t VALUES (1, 'a', 7, 'x'), (1, 'a', 7, 'y'), (1, 'b', 7, 'z')")
@@ -210,10 +208,7 @@ def test_file_does_not_grow_under_a_thousand_delete_inserts(lab: Lab) -> None:
     config = lab.configure({"t": DAYS}).config.sources["src"].tables["t"]
     table = Table.of("src", "t", config)
     warehouse = DuckDBWarehouse(lab.directory / "warehouse.duckdb")
-    mappings = {
-        "id": ColumnMapping("BIGINT", "", '"id"'),
-        "day": ColumnMapping("DATE", "", '"day"::DATE'),
-    }
+    mappings = {"id": ColumnMapping("BIGINT", "", '"id"'), "day": ColumnMapping("DATE", "", '"day"::DATE')}
     sizes = []
     with ExitStack() as stages:
         loads = []

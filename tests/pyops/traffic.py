@@ -20,8 +20,7 @@ STATEMENTS = {
     "delete": "DELETE FROM {t} WHERE id = {a}",
     "move": "UPDATE {t} SET id = {b} + 10 WHERE id = {a} AND NOT EXISTS"
     " (SELECT FROM {t} WHERE id = {b} + 10)",
-    "back": "UPDATE {t} SET id = id - 10 WHERE id = {a} + 10 AND NOT EXISTS"
-    " (SELECT FROM {t} WHERE id = {a})",
+    "back": "UPDATE {t} SET id = id - 10 WHERE id = {a} + 10 AND NOT EXISTS (SELECT FROM {t} WHERE id = {a})",
     "truncate": "TRUNCATE {t}",
     "savepoint": "SAVEPOINT s",
     "rollback": "ROLLBACK TO SAVEPOINT s",

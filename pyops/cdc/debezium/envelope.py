@@ -44,9 +44,7 @@ def fields_of(schema: str | None) -> dict[str, ConnectType]:
 def _fields(struct: Any) -> list[dict[str, Any]]:
     found = struct.get("fields") if isinstance(struct, dict) else None
     listed = found if isinstance(found, list) else []
-    return [
-        item for item in listed if isinstance(item, dict) and isinstance(item.get("field"), str)
-    ]
+    return [item for item in listed if isinstance(item, dict) and isinstance(item.get("field"), str)]
 
 
 def parsed(mark: str, *, table: str, skips_others: bool, key: tuple[str, ...]) -> str:
@@ -197,10 +195,7 @@ def _position() -> str:
 
 def _microseconds() -> str:
     w = {name: _whole(word) for name, word in _NUMBERS.items() if name.startswith("ts_")}
-    return (
-        f"coalesce({w['ts_ns']} // 1000, {w['ts_us']}, {w['ts_ms']} * 1000,"
-        f" {w['ts_sec']} * 1000000)"
-    )
+    return f"coalesce({w['ts_ns']} // 1000, {w['ts_us']}, {w['ts_ms']} * 1000, {w['ts_sec']} * 1000000)"
 
 
 def _whole(word: str) -> str:

@@ -75,8 +75,7 @@ class StagedEvents:
             refused += [
                 Refused(line, text, json_faults.describe(text, lines=False))
                 for line, text in connection.execute(
-                    f"SELECT line, text FROM chunk WHERE {NOT_BLANK}"
-                    f" AND NOT {casts.is_json('text')}"
+                    f"SELECT line, text FROM chunk WHERE {NOT_BLANK} AND NOT {casts.is_json('text')}"
                 ).fetchall()
             ]
         self.lines += len(refused)
@@ -122,9 +121,7 @@ class StagedEvents:
         """The number of the version that rows of a schema belong to."""
         if schema not in self._numbers:
             fields: dict[str, ConnectType | None] = {
-                name: type_
-                for name, type_ in fields_of(schema).items()
-                if self._value(name, "") is not None
+                name: type_ for name, type_ in fields_of(schema).items() if self._value(name, "") is not None
             }
             if fields not in self._versions:
                 self._versions.append(fields)
@@ -153,9 +150,7 @@ class StagedEvents:
         ]
         numbering = Numbering(at, self.table)
         for number, version in enumerate(self._versions):
-            if not connection.execute(
-                f"SELECT 1 FROM arrived WHERE _version = {number} LIMIT 1"
-            ).fetchone():
+            if not connection.execute(f"SELECT 1 FROM arrived WHERE _version = {number} LIMIT 1").fetchone():
                 continue
             mappings = self._mappings(version, has_schema=number > 0)
             meta = {"_file": "VARCHAR", "_line": "BIGINT", **META}
@@ -168,10 +163,7 @@ class StagedEvents:
                 where=f"_version = {number}",
             )
             columns = {name: item.warehouse for name, item in mappings.items()}
-            rows = (
-                f"SELECT * EXCLUDE (_fault), 1::INTEGER AS _generation FROM {staged}"
-                " WHERE _fault IS NULL"
-            )
+            rows = f"SELECT * EXCLUDE (_fault), 1::INTEGER AS _generation FROM {staged} WHERE _fault IS NULL"
             writes.append(
                 log_write(
                     *(self.table, columns, numbering.new_rows(rows, columns)),
@@ -188,9 +180,7 @@ class StagedEvents:
         if not salts:
             return
         found = self.stage.connection.execute(lacking(salts)).fetchall()[0]
-        salts = {
-            name: salt for (name, salt), is_in in zip(salts.items(), found, strict=True) if is_in
-        }
+        salts = {name: salt for (name, salt), is_in in zip(salts.items(), found, strict=True) if is_in}
         if salts:
             self.stage.connection.execute(without_unavailable(salts))
 

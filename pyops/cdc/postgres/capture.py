@@ -49,8 +49,7 @@ class Changes(ChangeSource):
         """Connects, checks slot and publications, and copies the tables that are new."""
         project, source = self._project, self._source
         control, reader = (
-            self._connections.enter_context(connect(project.dsn(source), name=source))
-            for _ in range(2)
+            self._connections.enter_context(connect(project.dsn(source), name=source)) for _ in range(2)
         )
         slot = slot_name(project, source)
         lock_slot(control, slot)

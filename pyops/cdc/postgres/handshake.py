@@ -93,9 +93,7 @@ def start(
             yield Chunk("snapshot", table, error=error)
     if capture.offset is not None and capture.offset.status == "active":
         opened.captured = dict(capture.tables)
-        opened.offset = check_slot(
-            opened.control, opened.source, opened.slot, capture.offset, server
-        )
+        opened.offset = check_slot(opened.control, opened.source, opened.slot, capture.offset, server)
     else:
         yield from make_slot(opened, capture.offset, server)
     opened.check_publications(but=opened.again)
@@ -118,9 +116,7 @@ def make_slot(opened: Opened, before: Offset | None, server: Server) -> Iterator
             " another `slot` and `publication`",
         )
     generation = (before.generation if before else 0) + (not is_unfinished)
-    offset = Offset(
-        opened.source, generation, "starting", opened.slot, server.system_id, server.timeline
-    )
+    offset = Offset(opened.source, generation, "starting", opened.slot, server.system_id, server.timeline)
     if opened.publications.are_ours:
         opened.publications.check_rights(opened.facts)
     yield from opened.noted(offset)
@@ -193,13 +189,9 @@ def join(opened: Opened) -> Iterator[Chunk | tuple[Table, bool]]:
 def check_server(server: Server, source: str) -> None:
     """Makes sure that the server can give changes at all, or says what to change there."""
     if server.version < 150000:
-        raise OperationError(
-            f"{source}: PostgreSQL 15 or later is needed for cdc", hint="land it by batch"
-        )
+        raise OperationError(f"{source}: PostgreSQL 15 or later is needed for cdc", hint="land it by batch")
     if server.is_standby:
-        raise OperationError(
-            f"{source}: the server is a standby", hint="let `dsn` name the primary"
-        )
+        raise OperationError(f"{source}: the server is a standby", hint="let `dsn` name the primary")
     if server.wal_level != "logical":
         raise OperationError(
             f"{source}: wal_level is {server.wal_level}, and only logical keeps changes readable",
@@ -224,8 +216,7 @@ def check_plugin(source: str, slot: Slot) -> None:
 def check_slot(session: Session, source: str, name: str, offset: Offset, server: Server) -> Offset:
     """Makes sure that the slot goes on where the warehouse stopped; returns the offset."""
     again = (
-        f"what was landed stays; pyops slot drop {source}, then pyops cdc {source},"
-        " re-snapshots all tables"
+        f"what was landed stays; pyops slot drop {source}, then pyops cdc {source}, re-snapshots all tables"
     )
 
     def stop(problem: str) -> OperationError:

@@ -321,8 +321,7 @@ def _rows(
         # A key's tuple has NULL for what is no key; a full one has what the new one does not send.
         full = np.flatnonzero(is_full)
         values = [
-            new.filled_from(before.take(full), both[full])
-            for new, before in zip(values, old, strict=True)
+            new.filled_from(before.take(full), both[full]) for new, before in zip(values, old, strict=True)
         ]
     changed = np.zeros(len(both), np.bool_)
     names = set(key(relation)) if relation.identity == "f" else set()
@@ -338,10 +337,7 @@ def _rows(
         np.concatenate([op, np.full(len(moved), "d")])[order],
         np.concatenate([messages, messages[moved]])[order],
         np.concatenate([place, np.zeros(len(moved), np.int64)])[order],
-        [
-            joined(new, before.take(changed)).take(order)
-            for new, before in zip(values, old, strict=True)
-        ],
+        [joined(new, before.take(changed)).take(order) for new, before in zip(values, old, strict=True)],
     )
 
 

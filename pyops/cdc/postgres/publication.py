@@ -70,9 +70,7 @@ class Publications:
 
     def facts(self, table: Table) -> Facts:
         """Looks a table up, and refuses what could not be captured or would harm the source."""
-        facts = replica_facts(
-            self.session, table.postgres.schema_, table.name, version=self.version
-        )
+        facts = replica_facts(self.session, table.postgres.schema_, table.name, version=self.version)
         if facts is None:
             raise OperationError(
                 f"{table}: there is no table {table.postgres.schema_}.{table.name} at the source",
@@ -87,8 +85,7 @@ class Publications:
             if name not in facts.columns:
                 raise OperationError(
                     f"{table}: there is no column {name} at the source that could be published",
-                    hint=did_you_mean(name, list(facts.columns))
-                    or f"it has: {', '.join(facts.columns)}",
+                    hint=did_you_mean(name, list(facts.columns)) or f"it has: {', '.join(facts.columns)}",
                 )
         if facts.kind not in "rp" or facts.persistence != "p":
             raise OperationError(
@@ -96,9 +93,7 @@ class Publications:
                 hint="views, foreign and unlogged tables can be landed by mode full",
             )
         if not self.columns(table, facts):
-            raise OperationError(
-                f"{table}: no column is left to land", hint="see columns and exclude"
-            )
+            raise OperationError(f"{table}: no column is left to land", hint="see columns and exclude")
         hidden = set(facts.columns) - set(self.columns(table, facts))
         if hidden and facts.identity == "f":
             raise OperationError(
@@ -126,9 +121,7 @@ class Publications:
         """The version of each publication by name, which whatever is done to it changes."""
         found = {
             name: (version, operations, via_root)
-            for name, version, *operations, via_root in self.session.query(
-                _PUBLICATIONS, _array(self.names)
-            )
+            for name, version, *operations, via_root in self.session.query(_PUBLICATIONS, _array(self.names))
         }
         for number, name in enumerate(self.names):
             if name not in found:
@@ -149,9 +142,7 @@ class Publications:
     def members(self) -> dict[int, Member]:
         """The tables in the publications, by oid; of one in several, what any of them lets pass."""
         members: dict[int, Member] = {}
-        for table, oid, publication, columns, filter_ in self.session.query(
-            _MEMBERS, _array(self.names)
-        ):
+        for table, oid, publication, columns, filter_ in self.session.query(_MEMBERS, _array(self.names)):
             member = Member(oid, publication, tuple(json.loads(columns)), filter_)
             if (other := members.get(table)) is not None:
                 both = None
@@ -172,8 +163,7 @@ class Publications:
         ):
             if name not in there:
                 self._change(
-                    f"CREATE PUBLICATION {identifier(name)}"
-                    f" WITH (publish = '{operations}', {options})"
+                    f"CREATE PUBLICATION {identifier(name)} WITH (publish = '{operations}', {options})"
                 )
 
     def check_rights(self, tables: Mapping[Table, Facts]) -> None:
@@ -239,14 +229,10 @@ class Publications:
             self.session.set({"default_transaction_read_only": "on"})
 
     def _hint(self, mend: str) -> str:
-        again = (
-            f"pyops slot drop {self.source}, then pyops cdc {self.source}, re-snapshots all tables"
-        )
+        again = f"pyops slot drop {self.source}, then pyops cdc {self.source}, re-snapshots all tables"
         return again if self.are_ours else f"{mend} and start over: {again}"
 
 
 def _array(names: Sequence[str]) -> str:
     """The text of a PostgreSQL array of names."""
-    return (
-        "{" + ",".join('"' + n.replace("\\", "\\\\").replace('"', '\\"') + '"' for n in names) + "}"
-    )
+    return "{" + ",".join('"' + n.replace("\\", "\\\\").replace('"', '\\"') + '"' for n in names) + "}"

@@ -100,14 +100,11 @@ def create_slot(session: Session, name: str, *, patience: float) -> int:
     try:
         return int(
             session.query(
-                f"SELECT {_bytes('lsn')} FROM pg_create_logical_replication_slot($1, 'pgoutput')",
-                name,
+                f"SELECT {_bytes('lsn')} FROM pg_create_logical_replication_slot($1, 'pgoutput')", name
             )[0][0]
         )
     except TransientError as error:
-        raise TransientError(
-            f"slot {name} could not be made: {error}", hint=waiting_hint(session)
-        ) from None
+        raise TransientError(f"slot {name} could not be made: {error}", hint=waiting_hint(session)) from None
     finally:
         with suppress(PyopsError):  # a connection that broke has no settings any more
             session.set({"statement_timeout": "0"})
@@ -119,9 +116,7 @@ def drop_slot(session: Session, name: str) -> None:
 
 def advance_slot(session: Session, name: str, position: int) -> None:
     """Tells the server that everything before a position was landed."""
-    session.query(
-        "SELECT 1 FROM pg_replication_slot_advance($1, $2::text::pg_lsn)", name, lsn_text(position)
-    )
+    session.query("SELECT 1 FROM pg_replication_slot_advance($1, $2::text::pg_lsn)", name, lsn_text(position))
     slot = look_at_slot(session, name)
     if slot is None or slot.confirmed is None or slot.confirmed < position:
         raise OperationError(
@@ -146,9 +141,7 @@ def lock_slot(session: Session, name: str) -> None:
         )
 
 
-def peek(
-    session: Session, name: str, publications: Sequence[str], *, upto: int
-) -> Iterator[pa.RecordBatch]:
+def peek(session: Session, name: str, publications: Sequence[str], *, upto: int) -> Iterator[pa.RecordBatch]:
     """Reads a slot up to a position, one message a row, whole transactions, without moving it."""
     session.query(
         "SELECT set_config(name, $1, false) FROM pg_settings"

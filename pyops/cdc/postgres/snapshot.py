@@ -51,13 +51,9 @@ class Copy:
         table = self.table
         shape = describe(session, self.facts.schema, self.facts.name)
         mappings = {
-            name: item
-            for name, item in table_mappings(table, shape).items()
-            if name in self.member.columns
+            name: item for name, item in table_mappings(table, shape).items() if name in self.member.columns
         }
-        columns = ", ".join(
-            f"{item.select} AS {identifier(name)}" for name, item in mappings.items()
-        )
+        columns = ", ".join(f"{item.select} AS {identifier(name)}" for name, item in mappings.items())
         where = f" WHERE {self.member.filter}" if self.member.filter else ""
 
         def note(rows: int, size: int) -> None:
@@ -71,9 +67,7 @@ class Copy:
             read, size = stage.fill(
                 schema, batches, mappings, key=self.key, cancel=session.cancel, progress=note
             )
-        recording.note(
-            rows_read=read, bytes_read=size, upper_bound=lsn_text(self.captured.snapshot_lsn)
-        )
+        recording.note(rows_read=read, bytes_read=size, upper_bound=lsn_text(self.captured.snapshot_lsn))
         with recording.warehouse.attached(stage) as at:
             rows = self._rows(at)
         how: Any = {"dead_letters": "FROM dead_letters", "key": self.key, "log": "copy"}

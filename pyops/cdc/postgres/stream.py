@@ -170,8 +170,7 @@ class Stream:
         target = pulse(opened.control, opened.slot)
         if target.confirmed is None or target.wal_status == "lost":
             check_slot(
-                *(opened.control, opened.source, opened.slot, opened.offset),
-                look_at_server(opened.control),
+                *(opened.control, opened.source, opened.slot, opened.offset), look_at_server(opened.control)
             )
         if idles and target.flushed <= self.seen:
             yield from self._rest(target, idles=idles)
@@ -179,9 +178,7 @@ class Stream:
         is_all = False
         while not is_all:
             opened.check_publications()
-            batches = peek(
-                opened.reader, opened.slot, opened.publications.names, upto=target.flushed
-            )
+            batches = peek(opened.reader, opened.slot, opened.publications.names, upto=target.flushed)
             if (first := next(batches, None)) is None:
                 yield from self._rest(target, idles=idles)
                 return

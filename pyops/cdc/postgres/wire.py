@@ -45,9 +45,7 @@ class Values:
         return cls(zeros, zeros, no, no)
 
     def take(self, rows: Any) -> "Values":
-        return Values(
-            self.begins[rows], self.lengths[rows], self.is_text[rows], self.is_unsent[rows]
-        )
+        return Values(self.begins[rows], self.lengths[rows], self.is_text[rows], self.is_unsent[rows])
 
     def filled_from(self, other: "Values", rows: Ints) -> "Values":
         """With what was not sent taken from another row's value, for the rows it was known for."""
@@ -62,10 +60,7 @@ class Values:
 
 def joined(first: Values, second: Values) -> Values:
     return Values(
-        *(
-            np.concatenate(pair)
-            for pair in zip(vars(first).values(), vars(second).values(), strict=True)
-        )
+        *(np.concatenate(pair) for pair in zip(vars(first).values(), vars(second).values(), strict=True))
     )
 
 
@@ -152,9 +147,7 @@ class Buffer:
         is_inline = lengths <= _INLINE
         views["length"] = lengths
         # A long one: 4 bytes of prefix, the buffer's number (0), the offset.
-        views["low"] = np.where(
-            is_inline, low & _MASKS[np.minimum(lengths, 8)], low & np.uint64(0xFFFFFFFF)
-        )
+        views["low"] = np.where(is_inline, low & _MASKS[np.minimum(lengths, 8)], low & np.uint64(0xFFFFFFFF))
         high = self._numbers("<u4", np.minimum(begins + 8, len(self._bytes) - 4))
         inline = high & _MASKS[np.clip(lengths - 8, 0, 4)].astype(np.uint32)
         views["high"] = np.where(is_inline, inline, begins)

@@ -79,22 +79,15 @@ def reading(file: File, scratch: Path) -> Iterator[Path]:
         no_memory = isinstance(error, duckdb.OutOfMemoryException)
         raise of_file(str(error), file.path, no_memory=no_memory) from error
     if (stat.st_size, stat.st_mtime_ns) != (file.size, file.mtime_ns):
-        raise TransientError(
-            f"{file.name} changed while it was read", hint="run the same command again"
-        )
+        raise TransientError(f"{file.name} changed while it was read", hint="run the same command again")
 
 
-def refuse(
-    connection: duckdb.DuckDBPyConnection, file: File, refused: list[Refused], *, hides: bool
-) -> None:
+def refuse(connection: duckdb.DuckDBPyConnection, file: File, refused: list[Refused], *, hides: bool) -> None:
     """Adds what could not be parsed to ``refused``; its text only where no column is hidden."""
     if not refused:
         return
     if hides:
-        refused = [
-            replace(item, payload=f"({len(item.payload):,} characters, not kept)")
-            for item in refused
-        ]
+        refused = [replace(item, payload=f"({len(item.payload):,} characters, not kept)") for item in refused]
     lines, payloads, reasons = zip(*((x.line, x.payload, x.reason) for x in refused), strict=True)
     texts = pa.array(payloads, pa.large_string())
     arrays = [[file.name] * len(lines), lines, texts, reasons]
@@ -130,6 +123,5 @@ def _decompressed(file: File, target: Path) -> Path:
 
 def _damaged(file: File, position: int, what: str) -> DataError:
     return DataError(
-        f"{file.name}, at byte {position}: {what}",
-        hint="fetch it again; none of its rows were landed",
+        f"{file.name}, at byte {position}: {what}", hint="fetch it again; none of its rows were landed"
     )

@@ -74,9 +74,7 @@ def _records(header: list[str], *, is_quoted: bool) -> str:
     return f"SELECT line, text, {split} AS f FROM chunk WHERE {has_quotes}{skips_blank}"
 
 
-def _bad(
-    connection: duckdb.DuckDBPyConnection, header: list[str], *, is_quoted: bool
-) -> list[Refused]:
+def _bad(connection: duckdb.DuckDBPyConnection, header: list[str], *, is_quoted: bool) -> list[Refused]:
     is_record = f"regexp_full_match(',' || text, {literal(_RECORD)})"
     found = connection.execute(
         f"SELECT line, text, len(f), {is_record}"
@@ -97,9 +95,7 @@ def _reason(text: str, fields: int, expected: int, *, is_record: bool) -> str:
     return "a field without quotes has a quote or a carriage return inside"
 
 
-def _insert(
-    connection: duckdb.DuckDBPyConnection, header: list[str], name: str, *, is_quoted: bool
-) -> None:
+def _insert(connection: duckdb.DuckDBPyConnection, header: list[str], name: str, *, is_quoted: bool) -> None:
     fields = [f"nullif(f[{number}], '')" for number in range(1, len(header) + 1)]
     if is_quoted:
         fields = [

@@ -54,9 +54,7 @@ class Rows:
     taken: Sequence[str] = TAKEN
     value: Callable[[str, str], str | None] = lambda key, text: text
 
-    def land(
-        self, table: pa.Table, name: str, *, mark: str = ""
-    ) -> tuple[list[str], list[Refused]]:
+    def land(self, table: pa.Table, name: str, *, mark: str = "") -> tuple[list[str], list[Refused]]:
         """Lands ``line``, ``text`` and further columns; returns keys and what was refused."""
         with registered(self.connection, table):
             refused = self._no_objects(mark)

@@ -48,9 +48,7 @@ def land_parquet(
             are_integers = before in _INTEGERS and landed in _INTEGERS
             both = max(before, landed, key=_INTEGERS.index) if are_integers else "VARCHAR"
             if both != before:
-                connection.execute(
-                    f"ALTER TABLE arrived ALTER {identifier(column)} SET DATA TYPE {both}"
-                )
+                connection.execute(f"ALTER TABLE arrived ALTER {identifier(column)} SET DATA TYPE {both}")
                 columns[column] = both
             value = f"({value})::{both}"
         values += f", {value} AS {identifier(column)}"

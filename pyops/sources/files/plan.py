@@ -12,16 +12,7 @@ from pyops.sql import identifier
 from pyops.staging import casts
 from pyops.staging.columns import ColumnMapping
 from pyops.staging.postgres_types import hashed
-from pyops.warehouse.protocol import (
-    ByFiles,
-    ByKey,
-    Commit,
-    Scope,
-    TableState,
-    WatermarkChange,
-    Whole,
-    Write,
-)
+from pyops.warehouse.protocol import ByFiles, ByKey, Commit, Scope, TableState, WatermarkChange, Whole, Write
 
 
 @dataclass(frozen=True)
@@ -86,15 +77,12 @@ def file_mappings(
     wanted = {
         name: type_
         for name, type_ in arrived.items()
-        if name not in config.exclude
-        and name in (config.columns or arrived)
-        and name not in PLACE_COLUMNS
+        if name not in config.exclude and name in (config.columns or arrived) and name not in PLACE_COLUMNS
     }
     for name in (*config.primary_key, *config.mask):
         if name not in wanted:
             raise OperationError(
-                f"{table}: there is no column {name} in its files",
-                hint=f"they have: {', '.join(wanted)}",
+                f"{table}: there is no column {name} in its files", hint=f"they have: {', '.join(wanted)}"
             )
     declared = dict(config.types)
     if config.partition_by:

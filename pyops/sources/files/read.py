@@ -43,8 +43,7 @@ class Tables(Source):
         how: dict[str, Any] = {"format_": config.format, "day_column": config.partition_by}
         how["hides"] = config.hides_columns
         arrived = interruptible(
-            lambda: arrive(connection, plan.files, stage.scratch, **how),
-            cancel=connection.interrupt,
+            lambda: arrive(connection, plan.files, stage.scratch, **how), cancel=connection.interrupt
         )
         mappings = file_mappings(table, arrived.columns, plan.state, salt=self._salt)
         stage.fill_from_tables(mappings, key=key)
@@ -54,6 +53,5 @@ class Tables(Source):
 
     def compare(self, table: Table, state: TableState, stage: Stage) -> Staged:
         raise UsageError(
-            f"{table} is landed from files",
-            hint=f"read them again: pyops extract {table} --full-refresh",
+            f"{table} is landed from files", hint=f"read them again: pyops extract {table} --full-refresh"
         )

@@ -188,9 +188,7 @@ def column_types(session: Session, given: Sequence[tuple[int, int]]) -> list[Pos
     arrays = [f"{{{','.join(str(pair[i]) for pair in given)}}}" for i in (0, 1)]
     known = {
         number: PostgresType(type_, modifier, element)
-        for number, _, type_, modifier, element, _ in session.query(
-            _COLUMNS.format(of=_GIVEN), *arrays
-        )
+        for number, _, type_, modifier, element, _ in session.query(_COLUMNS.format(of=_GIVEN), *arrays)
     }
     return [known.get(number, PostgresType("")) for number in range(1, len(given) + 1)]
 
@@ -224,6 +222,4 @@ def replica_facts(session: Session, schema: str, name: str, *, version: int) -> 
         return None
     oid, kind, persistence, identity, owned, *names = rows[0]
     key, identifying, columns = (tuple(json.loads(text or "[]")) for text in names)
-    return Facts(
-        *(oid, schema, name, kind, persistence, identity, owned, key, identifying, columns)
-    )
+    return Facts(*(oid, schema, name, kind, persistence, identity, owned, key, identifying, columns))

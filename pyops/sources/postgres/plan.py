@@ -92,9 +92,7 @@ class PostgresPlan(Plan):
         )
 
     def _query(self, mark: Watermark | None) -> str:
-        selected = ", ".join(
-            f"{item.select} AS {identifier(name)}" for name, item in self.mappings.items()
-        )
+        selected = ", ".join(f"{item.select} AS {identifier(name)}" for name, item in self.mappings.items())
         statement = f"SELECT {selected} FROM {self.source_name}"
         conditions = []
         if self.request.days is not None:
@@ -181,9 +179,7 @@ def plan(
     planned = replace(planned, last_load=state.last_load)
     if (days := request.days) is not None:
         _check_days(table, shape, full_refresh=request.full_refresh)
-        return replace(
-            planned, settings=settings | {"first": str(days.first), "end": str(days.end)}
-        )
+        return replace(planned, settings=settings | {"first": str(days.first), "end": str(days.end)})
     if config.mode != "incremental":
         return planned
     if not request.full_refresh:
@@ -201,8 +197,7 @@ def _check_watermark(table: Table, state: TableState) -> None:
     config = table.postgres
     if state.cursor not in (None, config.cursor):
         raise UsageError(
-            f"{table}: its watermark is of column {state.cursor}, the configuration says"
-            f" {config.cursor}",
+            f"{table}: its watermark is of column {state.cursor}, the configuration says {config.cursor}",
             hint="run it once with --full-refresh",
         )
     if config.write_pattern == "append" and state.rows and state.cursor is None:
@@ -287,8 +282,7 @@ def _lookback(table: Table, kind: str, sql_type: str) -> tuple[str, str]:
     if kind in _TEXTS or isinstance(lookback, timedelta) != is_time:
         wanted = "a text has none" if kind in _TEXTS else "a duration" if is_time else "a number"
         raise UsageError(
-            f"{table}: the lookback does not fit a cursor of type {sql_type}",
-            hint=f"what fits it: {wanted}",
+            f"{table}: the lookback does not fit a cursor of type {sql_type}", hint=f"what fits it: {wanted}"
         )
     if isinstance(lookback, timedelta):
         return (f"{lookback.total_seconds()} seconds", "interval") if lookback else ("", "")

@@ -28,19 +28,14 @@ class Tables(Source):
     def __init__(self, project: Project, name: str, attempts: int = 4) -> None:
         self._salt = project.config.sources[name].mask_salt
         self._open = ExitStack()
-        self.session = self._open.enter_context(
-            connect(project.dsn(name), name=name, attempts=attempts)
-        )
+        self.session = self._open.enter_context(connect(project.dsn(name), name=name, attempts=attempts))
 
     def plan(self, states: Mapping[Table, TableState], request: Request) -> Sequence[Plan]:
         """Plans tables, and begins the snapshot they are read in."""
         planned = [self._planned(table, state, request) for table, state in states.items()]
         marks = self._watermarks([p for p in planned if isinstance(p, PostgresPlan)])
         self._open.enter_context(self.session.snapshot())
-        return [
-            self._checked(p, marks.get(p.table)) if isinstance(p, PostgresPlan) else p
-            for p in planned
-        ]
+        return [self._checked(p, marks.get(p.table)) if isinstance(p, PostgresPlan) else p for p in planned]
 
     def _planned(self, table: Table, state: TableState, request: Request) -> Plan:
         try:
@@ -111,9 +106,7 @@ class Tables(Source):
             newest_by = table.config.cursor_column
             if superseded := stage.keep_newest(key, newest_by, table=str(table)):
                 _log.info("%s: %d rows superseded by newer ones", table, superseded)
-        return Staged(
-            plan.commit(), rows, size, stage.null_count(plan.cursor.column) if plan.cursor else 0
-        )
+        return Staged(plan.commit(), rows, size, stage.null_count(plan.cursor.column) if plan.cursor else 0)
 
     def compare(self, table: Table, state: TableState, stage: Stage) -> Staged:
         """Stages the whole table; the commit merges it, and deletes what it does not have."""

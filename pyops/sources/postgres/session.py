@@ -141,9 +141,7 @@ class Session:
 
     def set(self, settings: Mapping[str, str]) -> None:
         if settings:
-            calls = ", ".join(
-                f"set_config(${2 * i + 1}, ${2 * i + 2}, false)" for i in range(len(settings))
-            )
+            calls = ", ".join(f"set_config(${2 * i + 1}, ${2 * i + 2}, false)" for i in range(len(settings)))
             self.query(f"SELECT {calls}", *(word for pair in settings.items() for word in pair))
 
 
@@ -155,9 +153,7 @@ def connect(
     def tell(state: tenacity.RetryCallState) -> None:
         error = state.outcome and state.outcome.exception()
         place = f"attempt {state.attempt_number + 1} of {attempts}"
-        _log.info(
-            "%s: %s (%s, again in %.1f s)", name or "source", error, place, state.upcoming_sleep
-        )
+        _log.info("%s: %s (%s, again in %.1f s)", name or "source", error, place, state.upcoming_sleep)
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(TransientError),
