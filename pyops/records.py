@@ -36,19 +36,14 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: a row of ``pyops.runs``, with the columns' names and units.
-
-    ``status`` is succeeded, failed, rejected (by a gate), staged, cancelled, killed or planned;
-    times are naive UTC; bytes are those of the Arrow batches or the files; the bounds are the
-    cursor's text at the source.
-    """
+    """One run: a row of ``pyops.runs``; times are naive UTC."""
 
     run_id: str
     source: str | None
     table_name: str | None
     mode: str | None
     write_pattern: str | None
-    status: str
+    status: str  # succeeded, failed, rejected (by a gate), staged, cancelled, killed or planned
     started_at: datetime | None
     finished_at: datetime | None = None
     seconds: float = 0.0
@@ -59,8 +54,8 @@ class Run:
     rows_unchanged: int = 0
     rows_dead_lettered: int = 0
     null_cursors: int = 0
-    bytes_read: int = 0
-    lower_bound: str | None = None
+    bytes_read: int = 0  # of the Arrow batches, or of the files
+    lower_bound: str | None = None  # the cursor's text at the source
     upper_bound: str | None = None
     load_id: int | None = None
     error: str | None = None
@@ -96,14 +91,10 @@ def ended(run: Run, status: str, error: str | None) -> Run:
 
 @dataclass(frozen=True)
 class Watermark:
-    """The stored state of a table's cursor; values are PostgreSQL's text.
+    """The stored state of a table's cursor; values are PostgreSQL's text."""
 
-    Every row below ``bound`` has been read; ``candidate`` is the bound to be, once the transactions
-    in ``waiting_for`` have ended.
-    """
-
-    bound: str | None = None
-    candidate: str | None = None
+    bound: str | None = None  # every row below it has been read
+    candidate: str | None = None  # the bound to be, once these transactions have ended
     waiting_for: frozenset[str] = frozenset()
 
 
@@ -112,87 +103,63 @@ GateStatus = Literal["passed", "failed", "warned", "dead_lettered", "skipped"]
 
 @dataclass(frozen=True)
 class GateResult:
-    """How one gate came out.
-
-    ``column_name`` is the column or columns it looks at, or an expectation's name. ``figure`` and
-    ``threshold`` are a number of rows, a share of rows, or an age in seconds. ``warned`` and
-    ``dead_lettered`` are failures that let the load go on. ``query`` shows the failing rows in the
-    staging file; ``message`` holds no row's value.
-    """
+    """How one gate came out."""
 
     gate: str
-    column_name: str
-    status: GateStatus
-    figure: float | None
+    column_name: str  # the column or columns it looks at, or an expectation's name
+    status: GateStatus  # warned and dead_lettered are failures that let the load go on
+    figure: float | None  # a number of rows, a share of rows, or an age in seconds
     threshold: float | None
     failing_rows: int | None
     on_fail: Literal["fail", "warn", "dead_letter"]
-    query: str
-    message: str
+    query: str  # shows the failing rows in the staging file
+    message: str  # without any row's value
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One row of ``pyops.dead_letters``.
-
-    ``key`` and ``payload`` are JSON objects of texts: the row's primary key, and all of it (or what
-    was there instead of a row). ``column_name`` is None if the row could not be parsed at all.
-    ``line`` counts from 1. ``status`` is open, replayed or superseded.
-    """
+    """One row of ``pyops.dead_letters``."""
 
     letter_id: int
     source: str
     table_name: str
-    key: str | None
-    column_name: str | None
+    key: str | None  # the row's primary key, a JSON object of texts
+    column_name: str | None  # None if the row could not be parsed at all
     value: str | None
     reason: str
-    payload: str
+    payload: str  # all of the row, a JSON object of texts; or what was there instead of one
     file: str | None
-    line: int | None
+    line: int | None  # from 1
     run_id: str
     recorded_at: datetime
-    status: str
+    status: str  # open, replayed or superseded
 
 
 @dataclass(frozen=True)
 class Offset:
-    """How far a source's changes have been landed.
-
-    ``generation`` is one more whenever the slot is new; it orders changes before their LSN does.
-    ``status`` is ``starting`` until slot and publications are known to exist. ``publications`` has
-    the ``xmin`` of each one's row, which any change of it changes. Every transaction whose commit
-    record is before ``lsn`` has been landed; what was committed until ``caught_up_at``, too. Times
-    are the source's, naive UTC.
-    """
+    """How far a source's changes have been landed; times are the source's, naive UTC."""
 
     source: str
-    generation: int
-    status: Literal["starting", "active", "dropped"]
+    generation: int  # one more whenever the slot is new; it orders changes before their LSN does
+    status: Literal["starting", "active", "dropped"]  # starting until slot and publications exist
     slot: str
     system_id: str
     timeline: int
-    publications: Mapping[str, int] = field(default_factory=dict)
-    lsn: int = 0
+    publications: Mapping[str, int] = field(default_factory=dict)  # xmin of each one's row
+    lsn: int = 0  # every transaction whose commit record is before it has been landed
     committed_at: datetime | None = None
-    caught_up_at: datetime | None = None
+    caught_up_at: datetime | None = None  # what was committed until then has been landed
 
 
 @dataclass(frozen=True)
 class Captured:
-    """A table whose changes are landed, from its snapshot on.
-
-    ``membership_oid`` is that of its row in ``pg_publication_rel``, which changes with its column
-    list and whenever it leaves and joins (of its schema's row in ``pg_publication_namespace``, 0
-    for all tables). ``snapshot`` is the ``pg_snapshot`` its rows were copied in, ``snapshot_lsn``
-    their ``_lsn``; every transaction visible there was committed before ``handoff_lsn``.
-    """
+    """A table whose changes are landed, from its snapshot on."""
 
     name: str
     generation: int
     relation_oid: int
-    membership_oid: int
+    membership_oid: int  # of its row in pg_publication_rel or _namespace: changes with columns and joining
     columns: tuple[str, ...]
-    snapshot: str
-    snapshot_lsn: int
-    handoff_lsn: int
+    snapshot: str  # the ``pg_snapshot`` its rows were copied in
+    snapshot_lsn: int  # their ``_lsn``
+    handoff_lsn: int  # every transaction visible there was committed before it

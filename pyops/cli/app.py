@@ -43,10 +43,18 @@ Tables = Annotated[list[str] | None, typer.Argument(help="Tables, as source.tabl
 Name = Annotated[str, typer.Argument(help="The table, as source.table or table.")]
 Day = datetime | None
 _ISO = ["%Y-%m-%d"]
+First = Annotated[Day, typer.Option("--from", formats=_ISO, help="Land the days from this one on again.")]
+Last = Annotated[Day, typer.Option("--to", formats=_ISO, help="The last of them.")]
+Whole = Annotated[bool, typer.Option(help="Read the tables whole and swap them; watermarks start over.")]
+Stage = Annotated[bool, typer.Option("--stage", help="Stop after staging; validate and publish go on.")]
+Families = Annotated[list[str], typer.Option(help="Only this family of gates, like nulls; repeatable.")]
+Rest = Annotated[str | None, typer.Option(help="With --follow: the rest between two looks; 5s if not given.")]
+Retained = Annotated[list[str] | None, typer.Argument(help="cdc tables; all that have a retention if none.")]
 Everything = Annotated[bool, typer.Option("--all", help="Open and closed ones.")]
+Folder = Annotated[Path, typer.Option(help="The folder that holds pyops.yml and dbt_project.yml.")]
 _COMMON = {  # of every command
     "project_dir": (
-        Annotated[Path, typer.Option(help="The folder that holds pyops.yml and dbt_project.yml.")],
+        Annotated[Path, typer.Option(help="The folder of pyops.yml and dbt_project.yml.")],
         Path(),
     ),
     "config": (Annotated[str, typer.Option(help="The configuration in it.")], "pyops.yml"),
@@ -94,16 +102,10 @@ def extract(
     tables: Tables = None,
     *,
     day: Annotated[Day, typer.Option("--date", formats=_ISO, help="Land this day again.")] = None,
-    first: Annotated[
-        Day, typer.Option("--from", formats=_ISO, help="Land the days from this one on again.")
-    ] = None,
-    last: Annotated[Day, typer.Option("--to", formats=_ISO, help="The last of them.")] = None,
-    full_refresh: Annotated[
-        bool, typer.Option(help="Read the tables whole and swap them; watermarks start over.")
-    ] = False,
-    stage: Annotated[
-        bool, typer.Option("--stage", help="Stop after staging; validate and publish go on.")
-    ] = False,
+    first: First = None,
+    last: Last = None,
+    full_refresh: Whole = False,
+    stage: Stage = False,
     dry_run: DryRun = False,
 ) -> Any:
     """Land tables in the warehouse: read, stage, publish."""
@@ -122,18 +124,16 @@ def validate(
     listener: "Listener",
     tables: Tables = None,
     *,
-    check: Annotated[
-        list[str] | None, typer.Option(help="Only this family of gates, like nulls; repeatable.")
-    ] = None,
+    check: Families = (),  # type: ignore[assignment]
 ) -> Any:
     """Evaluate the gates of staged tables; change nothing."""
     from pyops.commands.validate import validate
     from pyops.quality.gates import CHECKS
 
-    for family in check or ():
+    for family in check:
         if family not in CHECKS:
             raise UsageError(f"there is no check {family!r}", hint=f"one of: {', '.join(CHECKS)}")
-    return validate(project, tables or (), checks=check or (), listener=listener)
+    return validate(project, tables or (), checks=check, listener=listener)
 
 
 @command(app, "extractions")
@@ -164,9 +164,7 @@ def cdc(
     sources: Sources = None,
     *,
     follow: Annotated[bool, typer.Option("--follow", help="Keep going until stopped.")] = False,
-    interval: Annotated[
-        str | None, typer.Option(help="With --follow: the rest between two looks; 5s if not given.")
-    ] = None,
+    interval: Rest = None,
 ) -> Any:
     """Land changes until caught up with where the sources are now."""
     from pyops.commands import cdc
@@ -193,14 +191,7 @@ def snapshot(
 
 
 @command(app, "compactions")
-def compact(
-    project: "Project",
-    tables: Annotated[
-        list[str] | None, typer.Argument(help="cdc tables; all that have a retention if none.")
-    ] = None,
-    *,
-    dry_run: DryRun = False,
-) -> Any:
+def compact(project: "Project", tables: Retained = None, *, dry_run: DryRun = False) -> Any:
     """Fold changes older than a table's retention, and applied by dbt, into one row a key."""
     from pyops.commands.compact import compact
 

@@ -24,18 +24,13 @@ _SURVIVES = "is_last AND _op <> 'd'"
 
 @dataclass(frozen=True)
 class Compaction(Outcome):
-    """What came of one log.
-
-    Changes committed before ``older_than`` (naive UTC) could go. ``rows_after`` is how many rows it
-    has; with ``dry_run``, would have. ``held_back_by`` are dbt models that have not applied all
-    that is old enough.
-    """
+    """What came of one log."""
 
     table: str
-    older_than: datetime
+    older_than: datetime  # changes committed before it (naive UTC) could go
     rows_before: int = 0
-    rows_after: int = 0
-    held_back_by: tuple[str, ...] = ()
+    rows_after: int = 0  # with ``dry_run``: that it would have
+    held_back_by: tuple[str, ...] = ()  # dbt models that have not applied all that is old enough
     run: Run | None = None
     error: PyopsError | None = None
 

@@ -14,6 +14,7 @@ from pyops.errors import OperationError, UsageError
 from pyops.quality.gates import dead_letter_rules
 from pyops.quality.validate import evaluate, failed, references
 from pyops.records import DeadLetter, GateResult, Run
+from pyops.sources.files.arrive import REFUSED
 from pyops.sql import identifier, json_pointer, literal
 from pyops.staging import casts
 from pyops.staging.columns import ColumnMapping
@@ -133,13 +134,11 @@ def _fill(stage: Stage, letters: Sequence[DeadLetter], table: Table, state: Tabl
     )
     columns = ", ".join(f"payload ->> {literal(json_pointer(name))} AS {identifier(name)}" for name in types)
     connection.execute(f"CREATE TABLE arrived AS SELECT {columns}, letter AS _letter FROM letters")
-    connection.execute("CREATE TABLE refused (_file VARCHAR, _line BIGINT, payload VARCHAR, reason VARCHAR)")
+    connection.execute(REFUSED)
     mappings = {name: _landing(name, type_) for name, type_ in types.items()}
-    if "_line" in mappings:
-        mappings["_line"] = ColumnMapping("BIGINT", "", '"_line"::BIGINT')
-    stage.fill_from_tables(
-        mappings | {"_letter": ColumnMapping("BIGINT", "", "_letter")}, key=table.config.primary_key
-    )
+    own = {"_letter": "_letter", **({"_line": '"_line"::BIGINT'} if "_line" in types else {})}
+    mappings |= {name: ColumnMapping("BIGINT", "", sql) for name, sql in own.items()}
+    stage.fill_from_tables(mappings, key=table.config.primary_key)
 
 
 def _landing(name: str, type_: str) -> ColumnMapping:

@@ -26,20 +26,15 @@ from pyops.warehouse.protocol import Attached, Commit, Where, Write
 
 @dataclass(frozen=True)
 class Erasure:
-    """What was kept of a key, and is gone; with ``dry_run``, would go.
-
-    ``rows`` counts by the warehouse's table. ``unreadable_letters`` are dead letters whose key
-    cannot be read: they stay. ``rebuild`` is the dbt command that builds again what may still hold
-    something; ``by_hand`` are dbt tables that it cannot: tag their columns, or delete by hand.
-    """
+    """What was kept of a key, and is gone; with ``dry_run``, would go."""
 
     table: str
-    rows: Mapping[str, int] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)  # by the warehouse's table
     dead_letters: int = 0
     staging_files: int = 0
-    unreadable_letters: int = 0
-    rebuild: str = ""
-    by_hand: tuple[str, ...] = ()
+    unreadable_letters: int = 0  # dead letters whose key cannot be read: they stay
+    rebuild: str = ""  # the dbt command that builds again what may still hold something
+    by_hand: tuple[str, ...] = ()  # dbt tables that it cannot: tag their columns, or delete by hand
     run: Run | None = None
 
     @property
@@ -224,14 +219,12 @@ class _Erasing:
 
     def _is_key(self, columns: Mapping[str, Sequence[str]]) -> str:
         """The condition for the key, given the SQL of each of its columns; any of several."""
-        return " AND ".join(
-            "("
-            + " OR ".join(
-                f"TRY_CAST({column} AS {self.types[name]}) = {self._value(name)}" for column in columns[name]
-            )
-            + ")"
-            for name in self.names
-        )
+
+        def is_value(name: str, column: str) -> str:
+            return f"TRY_CAST({column} AS {self.types[name]}) = {self._value(name)}"
+
+        parts = [" OR ".join(is_value(name, column) for column in columns[name]) for name in self.names]
+        return " AND ".join(f"({part})" for part in parts)
 
     @property
     def _letter(self) -> str:
@@ -283,18 +276,10 @@ class _Erasing:
             )
             for place in self.places
         }
-        found = Erasure(
-            str(self.table),
-            {name: count for name, count in counted.items() if count},
-            staging_files=staging_files,
-            rebuild=rebuild,
-            by_hand=by_hand,
-        )
-        return replace(
-            found,
-            dead_letters=self.at.count_dead_letters(f"{self._mine} AND ({self._letter})"),
-            unreadable_letters=self.at.count_dead_letters(f"{self._mine} AND NOT ({readable})"),
-        )
+        rows = {name: count for name, count in counted.items() if count}
+        letters = self.at.count_dead_letters(f"{self._mine} AND ({self._letter})")
+        unreadable = self.at.count_dead_letters(f"{self._mine} AND NOT ({readable})")
+        return Erasure(str(self.table), rows, letters, staging_files, unreadable, rebuild, by_hand)
 
     @property
     def _mine(self) -> str:

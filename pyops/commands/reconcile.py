@@ -15,20 +15,16 @@ from pyops.warehouse.protocol import Warehouse
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """How a table differs, in rows.
-
-    ``source_rows`` has dead letters too; ``missing`` keys only the source has, ``extra`` only the
-    warehouse, ``different`` both with other values. ``run`` is what ``apply`` recorded.
-    """
+    """How a table differs, in rows."""
 
     table: str
-    source_rows: int
+    source_rows: int  # dead letters too
     warehouse_rows: int
-    missing: int
-    extra: int
-    different: int
+    missing: int  # keys only the source has
+    extra: int  # keys only the warehouse has
+    different: int  # keys of both, with other values
     dead_letters: int
-    run: Run | None = None
+    run: Run | None = None  # what ``apply`` recorded
 
     @property
     def is_equal(self) -> bool:

@@ -37,26 +37,18 @@ LIMIT 3
 
 @dataclass(frozen=True)
 class SlotStatus:
-    """Where the changes of one source stand.
-
-    ``generation`` counts the slots it has had. ``position`` is up to where its changes have been
-    landed; ``lag_bytes`` how much log the source has written since, of all its tables;
-    ``lag_seconds`` how long ago, by its clock, all that was committed had been landed;
-    ``kept_bytes`` how much log it keeps for the slot. ``held_back_by`` are the transactions that
-    this log is kept for, oldest first. ``problem`` says why nothing can be landed. Times are naive
-    UTC.
-    """
+    """Where the changes of one source stand; times are naive UTC."""
 
     source: str
     slot: str
-    generation: int = 0
-    position: str | None = None
-    lag_bytes: int | None = None
-    lag_seconds: float | None = None
-    kept_bytes: int | None = None
+    generation: int = 0  # counts the slots it has had
+    position: str | None = None  # up to where its changes have been landed
+    lag_bytes: int | None = None  # how much log the source has written since, of all its tables
+    lag_seconds: float | None = None  # since when, by its clock, not all is landed
+    kept_bytes: int | None = None  # how much log it keeps for the slot
     last_change_at: datetime | None = None
-    held_back_by: tuple[str, ...] = ()
-    problem: str | None = None
+    held_back_by: tuple[str, ...] = ()  # the transactions this log is kept for, oldest first
+    problem: str | None = None  # why nothing can be landed
     warnings: tuple[str, ...] = ()
 
 

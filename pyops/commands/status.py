@@ -13,25 +13,20 @@ from pyops.warehouse.protocol import TableState
 
 @dataclass(frozen=True)
 class TableStatus:
-    """One table's state, by its name ``source.table``.
-
-    ``rows`` is None if nothing was landed yet. Everything below ``watermark`` has been read;
-    ``held_back_by`` are the transactions that keep it from moving, with their process where known.
-    ``dead_letters`` are the open ones. Times are naive UTC.
-    """
+    """One table's state, by its name ``source.table``; times are naive UTC."""
 
     table: str
     mode: str
     target: str
-    rows: int | None = None
+    rows: int | None = None  # None if nothing was landed yet
     last_status: str | None = None
     last_finished_at: datetime | None = None
     last_loaded_at: datetime | None = None
     last_rows_written: int | None = None
     last_error: str | None = None
-    watermark: str | None = None
-    held_back_by: tuple[str, ...] = ()
-    dead_letters: int = 0
+    watermark: str | None = None  # everything below it has been read
+    held_back_by: tuple[str, ...] = ()  # the transactions that keep it from moving
+    dead_letters: int = 0  # open ones
 
 
 def status(project: Project) -> list[TableStatus]:

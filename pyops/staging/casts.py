@@ -34,7 +34,8 @@ _STRINGS = r'"(?:[^"\\]|\\.)*"'
 
 def check_type(name: str) -> str:
     """The DuckDB name of a type that a column of texts may have; ``int`` is INTEGER."""
-    match = re.fullmatch(r"([a-z0-9 ]+?)(?:\((\d+)(?:,(\d+))?\))?", _squeezed(name))
+    squeezed = re.sub(r"\s*([(),])\s*", r"\1", " ".join(name.lower().split()))
+    match = re.fullmatch(r"([a-z0-9 ]+?)(?:\((\d+)(?:,(\d+))?\))?", squeezed)
     base = match[1].upper() if match else ""
     base = _ALIASES.get(base, base)
     if match is None or (match[2] and base not in {"DECIMAL", "VARCHAR"}):
@@ -46,10 +47,6 @@ def check_type(name: str) -> str:
         if 1 <= precision <= 38 and scale <= precision:
             return f"DECIMAL({precision},{scale})"
     raise UsageError(f"{name!r} is no type that a text can get", hint=_nearest(name, base))
-
-
-def _squeezed(name: str) -> str:
-    return re.sub(r"\s*([(),])\s*", r"\1", " ".join(name.lower().split()))
 
 
 def _nearest(name: str, base: str) -> str:

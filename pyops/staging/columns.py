@@ -59,16 +59,14 @@ def typed(
     # The fault's number first, what it stands for second: the statement grows with the columns,
     # not with their square.
     numbers = " ".join(f"WHEN {fault[2]} THEN {n}" for n, fault in enumerate(faults, 1))
+    landed = {  # as ``key_json`` has it of the row then
+        name: f"coalesce({text_of(converted[name], mappings[name].warehouse)}, {raw[name]})" for name in key
+    }
     described = {
         "column_name": f"[{', '.join(literal(fault[0]) for fault in faults)}][_fault]",
         "value": f"[{', '.join(raw[fault[0]] for fault in faults)}][_fault]",
         "reason": f"[{', '.join(literal(fault[1]) for fault in faults)}][_fault]",
-        "key": _json(  # as ``key_json`` has it of the row once it is landed
-            {
-                name: f"coalesce({text_of(converted[name], mappings[name].warehouse)}, {raw[name]})"
-                for name in key
-            }
-        ),
+        "key": _json(landed),
         "payload": _json(raw),
         "file": "_file" if "_file" in mappings else "NULL",
         "line": "_line::VARCHAR" if "_file" in mappings else "NULL",

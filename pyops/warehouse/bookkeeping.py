@@ -21,6 +21,7 @@ _RECORDS: Mapping[type, str] = {
     Run: "runs",
     records.DeadLetter: "dead_letters",
     records.GateResult: "gate_results",
+    records.Offset: "cdc_offsets",
 }
 _MINE = "source = ? AND table_name = ?"
 _LETTERS = "warehouse.pyops.dead_letters"
@@ -136,23 +137,21 @@ def _last_run(connection: Connection, table: TableId) -> Run | None:
 
 
 def rows(
-    connection: Connection, record: type[_T], condition: str, *parameters: object, order: str
+    connection: Connection, record: type[_T], condition: str, *parameters: object, order: str = "1"
 ) -> list[_T]:
+    """The rows of one kind that meet a condition; none where there is no bookkeeping yet."""
+    if not version(connection):
+        return []
     names = ", ".join(field.name for field in fields(record))  # type: ignore[arg-type]
     query = f"SELECT {names} FROM warehouse.pyops.{_RECORDS[record]} WHERE {condition}"
     return [record(*row) for row in _all(connection, f"{query} ORDER BY {order}", *parameters)]
 
 
 def capture_state(connection: Connection, source: str) -> CaptureState:
-    found = _all(
-        connection,
-        "SELECT source, generation, status, slot, system_id, timeline, publications, lsn,"
-        " committed_at, caught_up_at FROM warehouse.pyops.cdc_offsets WHERE source = ?",
-        source,
-    )
+    found = rows(connection, records.Offset, "source = ?", source)
     if not found:
         return CaptureState()
-    offset = records.Offset(*found[0])
+    [offset] = found
     tables = _all(
         connection,
         "SELECT table_name, generation, relation_oid, membership_oid, columns, snapshot,"

@@ -155,25 +155,15 @@ class DuckDBWarehouse:
         )(attempt)
 
     def states(self, tables: Sequence[_Table]) -> dict[_Table, TableState]:
-        if not self.exists():
-            return {table: TableState() for table in tables}
         with self.attached() as at:
             return {table: bookkeeping.table_state(at.connection, table) for table in tables}
 
     def capture_state(self, source: str) -> CaptureState:
-        if not self.exists():
-            return CaptureState()
         with self.attached() as at:
-            if not bookkeeping.version(at.connection):
-                return CaptureState()
             return bookkeeping.capture_state(at.connection, source)
 
     def rows(self, record: type[_T], condition: str = "true", *, order: str = "1") -> list[_T]:
-        if not self.exists():
-            return []
         with self.attached() as at:
-            if not bookkeeping.version(at.connection):
-                return []
             return bookkeeping.rows(at.connection, record, condition, order=order)
 
     def commit(self, stage: Stage | None, commit: Commit) -> Run | None:
