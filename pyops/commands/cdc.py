@@ -34,11 +34,10 @@ def capture(
     patience: timedelta | None = None,
     listener: Listener | None = None,
 ) -> list[Capture]:
-    """Lands the changes of sources until caught up with where they are now.
+    """Lands the changes of sources (those that have cdc tables, or those named) until caught up.
 
-    All that have cdc tables are landed if no names are given. ``patience`` is how long to wait for
-    transactions that are open at the source, before a table can be copied. There is one result for
-    each source, failed ones too. A name that is not configured is a UsageError; a warehouse that
+    ``patience`` is how long a copy waits for transactions that are open at the source. There is one
+    result for each source, failed ones too. An unknown name is a UsageError; a warehouse that
     cannot be opened an OperationError.
     """
     options = {"patience": patience} if patience is not None else {}

@@ -38,11 +38,10 @@ class Compaction(Outcome):
 def compact(
     project: Project, names: Sequence[str] = (), *, now: datetime | None = None, dry_run: bool = False
 ) -> list[Compaction]:
-    """Folds what is older than each log's retention and applied by dbt.
+    """Folds what is older than each log's retention and applied by dbt, of all tables or those named.
 
-    Of all tables that have a retention, or those named. ``now`` is the time to reckon from, naive
-    UTC. There is one result for each log, failed ones too. A table named that has no retention is a
-    UsageError; a dbt manifest that cannot be read an OperationError.
+    ``now`` is naive UTC. There is one result for each log, failed ones too. A table named that has
+    no retention is a UsageError; a dbt manifest that cannot be read an OperationError.
     """
     tables = project.select(list(names))
     for table in tables if names else ():

@@ -29,11 +29,7 @@ _CHECKS = ("nulls", "expectations", "references")  # what can be said of a row b
 def dead_letters(
     project: Project, names: Sequence[str] = (), *, ids: Sequence[int] = (), everything: bool = False
 ) -> list[DeadLetter]:
-    """Looks dead letters up, the oldest first.
-
-    Open ones of all tables, or of those named; ``ids`` chooses letters whatever has become of them;
-    ``everything`` adds closed ones.
-    """
+    """Looks dead letters up, the oldest first: open ones, of all tables or those named; or by id."""
     condition = _condition(project, names, ids, everything=everything or bool(ids))
     return open_warehouse(project).rows(DeadLetter, condition, order="letter_id")
 
@@ -55,10 +51,9 @@ def purge(project: Project, names: Sequence[str] = (), *, everything: bool = Fal
 def replay(project: Project, name: str, *, ids: Sequence[int] = ()) -> Extraction:
     """Lands the open dead letters of a table that can be landed now, the normal way.
 
-    For use once the configuration was fixed; a row that was fixed at the source comes with the next
-    extraction. A dead letter whose row, or a newer version of it, has been landed meanwhile writes
-    nothing. What still cannot be landed stays open. Doing it again changes nothing. Rows read are
-    the dead letters tried. Raises a PyopsError, or a GateError.
+    A dead letter whose row, or a newer version of it, has been landed meanwhile writes nothing.
+    What still cannot be landed stays open. Doing it again changes nothing. Raises a PyopsError, or
+    a GateError.
     """
     table = project.select([name])[0]
     if table.config.mode == "cdc":

@@ -44,12 +44,11 @@ class Erasure:
 
 
 def erase(project: Project, name: str, key: Sequence[str], *, dry_run: bool = False) -> Erasure:
-    """Removes every row of one key, and says what dbt has to build again.
+    """Removes every row of one key, in one transaction, and says what dbt has to build again.
 
-    ``key`` has the texts of the key's values in its order; of a masked column, the value in clear.
-    All of the warehouse is one transaction; killed anywhere, the same call again ends the same. A
-    table without a key, or values that do not fit it, are a UsageError; a run under way a
-    TransientError; a dbt manifest or a table that is not as it must be an OperationError.
+    ``key`` has the texts of its values, in clear. A table without a key, or values that do not fit
+    it, are a UsageError; a run under way a TransientError; what is not as it must be an
+    OperationError.
     """
     table = project.select([name])[0]
     invocation = Invocation(project, is_dry=dry_run)

@@ -40,14 +40,13 @@ def extract(
     dry_run: bool = False,
     listener: Listener | None = None,
 ) -> list[Extraction]:
-    """Lands tables in the warehouse: stages, validates and publishes each.
+    """Lands tables (all but those of mode cdc, or those named): stages, validates and publishes each.
 
-    All tables but those of mode cdc if no names (``source.table`` or ``table``) are given. ``days``
-    lands these days only: replaced or merged, the watermark stays as it is. ``full_refresh`` reads
-    the tables whole and swaps them; their watermarks start over. ``stage_only`` stops after
-    staging. ``dry_run`` looks at source and warehouse and writes nothing anywhere. There is one
-    result for each table, failed ones too. A name that is not configured, or of mode cdc, is a
-    UsageError; a warehouse that cannot be opened an OperationError.
+    ``days`` lands these days only: replaced or merged, the watermark stays as it is.
+    ``full_refresh`` reads the tables whole and swaps them; their watermarks start over.
+    ``stage_only`` stops after staging; ``dry_run`` writes nothing anywhere. There is one result for
+    each table, failed ones too. A name that is not configured, or of mode cdc, is a UsageError; a
+    warehouse that cannot be opened an OperationError.
     """
     tables = project.select(list(names))
     if names:

@@ -35,10 +35,9 @@ class Reconciliation:
 def reconcile(project: Project, name: str, *, apply: bool = False) -> Reconciliation:
     """Compares a table's keys and values with its source, row by row, in one snapshot.
 
-    It reads the whole table, as a full refresh does. Rows committed since the last extraction count
-    as missing. The watermark stays as it is. ``apply`` lands what is missing or different, and
-    deletes what is extra, in one transaction. A table without a primary key, or of files, is a
-    UsageError.
+    It reads the whole table; rows committed since the last extraction count as missing. ``apply``
+    lands what is missing or different, and deletes what is extra, in one transaction; the watermark
+    stays. A table without a primary key, or of files, is a UsageError.
     """
     table = project.select([name])[0]
     if table.config.mode == "cdc":

@@ -12,11 +12,7 @@ from pyops.progress import Listener
 def snapshot(
     project: Project, name: str, *, patience: timedelta | None = None, listener: Listener | None = None
 ) -> Capture:
-    """Copies one cdc table again and follows it from there; its log says that it starts over.
-
-    ``name`` is ``source.table`` or ``table``; one that is not of mode cdc, or is landed from files,
-    is a UsageError. ``patience`` is how long to wait for transactions that are open at the source.
-    """
+    """Copies one cdc table again and follows it from there; its log says that it starts over."""
     table = project.select([name])[0]
     if table.config.mode != "cdc":
         raise UsageError(f"{table} is landed by mode {table.config.mode}", hint=f"run pyops extract {table}")

@@ -21,11 +21,7 @@ def validate(
     checks: Collection[str] = (),
     listener: Listener | None = None,
 ) -> list[Extraction]:
-    """Evaluates the gates of what is staged, of all tables or those named; changes nothing.
-
-    ``checks`` chooses families of gates (``gates.CHECKS``). There is one result for each table,
-    with what every gate said; an error where one has failed.
-    """
+    """Evaluates the gates of what is staged, or some families of them; changes nothing."""
     invocation = Invocation(project, listener)
 
     def step(table: Table, path: Path | None) -> Extraction:

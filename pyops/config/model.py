@@ -229,6 +229,10 @@ class TableConfig(_Section):
         """The column whose growth tells what is new, if there is one."""
         return None
 
+    def lands(self, column: str) -> bool:
+        """Whether a column is landed, by ``columns`` and ``exclude``."""
+        return column not in self.exclude and (not self.columns or column in self.columns)
+
     @property
     def hides_columns(self) -> bool:
         """Whether some columns, or their values, must not be kept anywhere."""

@@ -1,11 +1,12 @@
 """A project: its folder, its configuration, its tables by name."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from pyops.config.model import Config, DebeziumTable, FilesTable, PostgresSource, PostgresTable, TableConfig
-from pyops.errors import UsageError
+from pyops.errors import OperationError, UsageError
 from pyops.records import TableId
 from pyops.words import did_you_mean
 
@@ -21,6 +22,15 @@ class Table(TableId):
         """A source's table, with the target that its configuration names."""
         schema, _, target = (config.target or f"raw.{name}").partition(".")
         return cls(source, name, (schema, target + "__changes" * (config.mode == "cdc")), config)
+
+    def require(self, names: Iterable[str | None], there: Iterable[str], where: str) -> None:
+        """Refuses columns that are not there, with the nearest one as a hint."""
+        for name in names:
+            if name and name not in there:
+                raise OperationError(
+                    f"{self}: there is no column {name} {where}",
+                    hint=did_you_mean(name, there) or f"there are: {', '.join(there)}",
+                )
 
     @property
     def postgres(self) -> PostgresTable:

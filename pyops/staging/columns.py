@@ -1,6 +1,6 @@
 """How columns reach the warehouse, and what a dead letter says of a row. Pure functions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyops.sql import identifier, literal
@@ -23,6 +23,17 @@ _FAULT = ("key", "column_name", "value", "reason", "payload", "file", "line")
 DEAD_LETTER = ", ".join(  # the columns of a dead letter, from a row's fault
     f"_fault[{n}]{'::BIGINT' * (name == 'line')} AS {name}" for n, name in enumerate(_FAULT, 1)
 )
+
+
+def clash(names: Iterable[str], reserved: Iterable[str]) -> tuple[str, str] | None:
+    """The first name that cannot be a column's beside the others, and why; DuckDB ignores case."""
+    reserved, seen = set(reserved), dict[str, str]()
+    for name in names:
+        if name.lower() in reserved:
+            return name, "pyops reserves the name"
+        if (other := seen.setdefault(name.lower(), name)) != name:
+            return name, f"{other} differs from it only by case"
+    return None
 
 
 def key_json(columns: Mapping[str, str], key: Sequence[str], *, of: str = "") -> str:

@@ -863,7 +863,7 @@ def test_delete_without_a_schema_drops_no_column(lab: Lab) -> None:
 
 def test_column_with_a_name_of_pyops_is_refused_and_can_be_left_out(lab: Lab) -> None:
     lab.put("a.jsonl", lines(event("c", {"id": 1, "_op": "x"})))
-    with pytest.raises(DataError, match="pyops reserves the column name '_op'"):
+    with pytest.raises(DataError, match="column '_op' cannot be landed: pyops reserves the name"):
         land(lab)
     land(lab, TABLE | {"exclude": ["_op"]})
     assert ops(lab, "t") == "c"

@@ -56,7 +56,7 @@ class StagedEvents:
     def _value(self, name: str, text: str) -> str | None:
         """A value's expression, hashed before it is stored; None for a column to leave out."""
         config = self.table.config
-        if name in config.exclude or (config.columns and name not in config.columns):
+        if not config.lands(name):
             return None
         return hashed(text, self.salt).convert if name in config.mask else text
 

@@ -17,7 +17,6 @@ from pyops.sources.postgres.catalog import Facts, replica_facts
 from pyops.sources.postgres.session import Session
 from pyops.sql import columns as listed
 from pyops.sql import identifier, qualified
-from pyops.words import did_you_mean
 
 # What was altered and altered back was another publication meanwhile: xmin tells, the oid does not.
 _PUBLICATIONS = """
@@ -81,12 +80,8 @@ class Publications:
 
     def _refuse(self, table: Table, facts: Facts) -> None:
         config = table.postgres
-        for name in (*config.primary_key, *config.mask, *config.exclude, *config.columns):
-            if name not in facts.columns:
-                raise OperationError(
-                    f"{table}: there is no column {name} at the source that could be published",
-                    hint=did_you_mean(name, list(facts.columns)) or f"it has: {', '.join(facts.columns)}",
-                )
+        named = (*config.primary_key, *config.mask, *config.exclude, *config.columns)
+        table.require(named, facts.columns, "at the source that could be published")
         if facts.kind not in "rp" or facts.persistence != "p":
             raise OperationError(
                 f"{table}: PostgreSQL has no changes of it: it is no table with a log of its own",
@@ -110,12 +105,7 @@ class Publications:
 
     def columns(self, table: Table, facts: Facts) -> tuple[str, ...]:
         """The columns that the configuration wants to have published."""
-        config = table.postgres
-        return tuple(
-            name
-            for name in facts.columns
-            if name not in config.exclude and name in (config.columns or facts.columns)
-        )
+        return tuple(filter(table.config.lands, facts.columns))
 
     def look(self) -> dict[str, int]:
         """The version of each publication by name, which whatever is done to it changes."""

@@ -15,9 +15,9 @@ from pyops.cdc.postgres.handshake import Opened, check_slot
 from pyops.cdc.postgres.pgoutput import Decoder
 from pyops.cdc.postgres.slot import MESSAGES, Pulse, advance_slot, look_at_server, peek, pulse
 from pyops.config.project import Table
-from pyops.errors import OperationError
-from pyops.records import CHANGE_COLUMNS, RESERVED_COLUMNS, Captured, Offset
+from pyops.records import CHANGE_COLUMNS, Captured, Offset
 from pyops.sources.postgres.catalog import column_types
+from pyops.sources.postgres.plan import refuse_names
 from pyops.sources.postgres.session import Session
 from pyops.sources.protocol import Chunk
 from pyops.sql import columns as listed
@@ -87,20 +87,8 @@ class StagedChanges:
     def _version(self, relation: Relation) -> _Version:
         table = self.tables[relation.oid][0]
         config = table.postgres
-        attributes = [
-            a
-            for a in relation.attributes
-            if a.name not in config.exclude and (not config.columns or a.name in config.columns)
-        ]
-        taken = {name.lower() for name in (*RESERVED_COLUMNS, *CHANGE_COLUMNS)}
-        for attribute in attributes:
-            if attribute.name.lower() in taken:
-                raise OperationError(
-                    f"{table}: column {attribute.name} cannot be landed: its name is pyops's own,"
-                    " or differs from another's only by case",
-                    hint=f"leave it out with exclude: [{attribute.name}]",
-                )
-            taken.add(attribute.name.lower())
+        attributes = [a for a in relation.attributes if table.config.lands(a.name)]
+        refuse_names(table, [a.name for a in attributes])
         types = column_types(self.catalog, [(a.type_oid, a.modifier) for a in attributes])
         mappings = {
             a.name: hashed(identifier(a.name), self.salt)

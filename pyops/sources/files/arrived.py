@@ -10,6 +10,7 @@ from pyops.errors import DataError
 from pyops.records import PLACE_COLUMNS, RESERVED_COLUMNS
 from pyops.sql import identifier
 from pyops.staging import memory
+from pyops.staging.columns import clash
 from pyops.staging.memory import memory_for
 
 MOST_COLUMNS = 1600  # as in PostgreSQL: beyond, names are data
@@ -25,20 +26,12 @@ def add_columns(
     taken: Sequence[str] = TAKEN,
 ) -> None:
     """Adds the new columns of a file to ``arrived`` and to ``columns``."""
-    known = {column.lower(): column for column in columns}
-    for column in new:
-        other = known.setdefault(column.lower(), column)
-        if other != column:
-            raise DataError(
-                f"{name}: {other!r} and {column!r} differ by case only, which DuckDB ignores",
-                hint="rename one of them where the file is written",
-            )
-        if column.lower() in taken:
-            raise DataError(
-                f"{name}: pyops reserves the column name {column!r}",
-                hint="rename it where the file is written",
-            )
-    if len(known) > MOST_COLUMNS:
+    if found := clash([*columns, *new], taken):
+        raise DataError(
+            f"{name}: column {found[0]!r} cannot be landed: {found[1]}",
+            hint="rename it where the file is written",
+        )
+    if len(columns) + len(new) > MOST_COLUMNS:
         raise DataError(
             f"{name}: more than {MOST_COLUMNS} columns: are its names data?",
             hint="nest these names one level deeper: the nested object lands as JSON",

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyops.config.project import Table
-from pyops.errors import OperationError
 from pyops.records import PLACE_COLUMNS
 from pyops.sources.files.find import File
 from pyops.sources.protocol import Plan, Request
@@ -74,16 +73,8 @@ def file_mappings(
     unless the policy is ``fail``; lacking what the load itself needs is an OperationError.
     """
     config = table.files
-    wanted = {
-        name: type_
-        for name, type_ in arrived.items()
-        if name not in config.exclude and name in (config.columns or arrived) and name not in PLACE_COLUMNS
-    }
-    for name in (*config.primary_key, *config.mask):
-        if name not in wanted:
-            raise OperationError(
-                f"{table}: there is no column {name} in its files", hint=f"they have: {', '.join(wanted)}"
-            )
+    wanted = {n: type_ for n, type_ in arrived.items() if config.lands(n) and n not in PLACE_COLUMNS}
+    table.require([*config.primary_key, *config.mask], wanted, "in its files")
     declared = dict(config.types)
     if config.partition_by:
         declared.setdefault(config.partition_by, "DATE")

@@ -1,6 +1,6 @@
 """What an extraction asks of PostgreSQL and does to the target. Pure functions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -10,7 +10,7 @@ from pyops.records import CHANGE_COLUMNS, RESERVED_COLUMNS, Watermark
 from pyops.sources.postgres.catalog import Column, TableShape
 from pyops.sources.protocol import Plan, Request, WritePattern
 from pyops.sql import identifier
-from pyops.staging.columns import ColumnMapping
+from pyops.staging.columns import ColumnMapping, clash
 from pyops.staging.postgres_types import as_text, mapping_of, masked
 from pyops.warehouse.protocol import (
     Append,
@@ -24,7 +24,6 @@ from pyops.warehouse.protocol import (
     Write,
 )
 from pyops.warehouse.schema import BATCH_HINT, compare, refuse
-from pyops.words import did_you_mean
 
 DEFAULT_LOOKBACK = timedelta(minutes=5)
 
@@ -213,39 +212,27 @@ def table_mappings(table: Table, shape: TableShape) -> dict[str, ColumnMapping]:
     config = table.postgres
     there = [column.name for column in shape.columns]
     named = [*config.columns, *config.exclude, *config.mask, *config.primary_key]
-    for name in [*named, config.cursor, config.partition_by]:
-        if name and name not in there:
-            raise OperationError(
-                f"{table}: there is no column {name} at the source",
-                hint=did_you_mean(name, there) or f"it has: {', '.join(there)}",
-            )
-    wanted = [
-        column
-        for column in shape.columns
-        if column.name not in config.exclude and column.name in (config.columns or there)
-    ]
+    table.require([*named, config.cursor, config.partition_by], there, "at the source")
+    wanted = [column for column in shape.columns if config.lands(column.name)]
     if not wanted:
         raise OperationError(f"{table}: no column is left to land", hint="see columns, exclude")
-    reserved = {*RESERVED_COLUMNS, *(CHANGE_COLUMNS if config.mode == "cdc" else ())}
-    seen: dict[str, str] = {name: name for name in reserved}
-    for column in wanted:
-        other = seen.setdefault(column.name.lower(), column.name)
-        if other is not column.name:
-            problem = (
-                "the name is pyops's own"
-                if other in reserved
-                else f"{other} differs from it only by case, which DuckDB cannot tell apart"
-            )
-            raise OperationError(
-                f"{table}: column {column.name} cannot be landed: {problem}",
-                hint=f"leave it out with exclude: [{column.name}], or read a view that renames it",
-            )
+    refuse_names(table, [column.name for column in wanted])
     return {
         column.name: masked(column.name, "pyops.mask_salt")
         if column.name in config.mask
         else mapping_of(column.name, column.type)
         for column in wanted
     }
+
+
+def refuse_names(table: Table, names: Sequence[str]) -> None:
+    """Refuses columns whose names cannot stand beside the others in the warehouse."""
+    reserved = [*RESERVED_COLUMNS, *(CHANGE_COLUMNS if table.config.mode == "cdc" else ())]
+    if found := clash(names, reserved):
+        raise OperationError(
+            f"{table}: column {found[0]} cannot be landed: {found[1]}",
+            hint=f"leave it out with exclude: [{found[0]}], or read a view that renames it",
+        )
 
 
 def _cursor(table: Table, column: Column) -> Cursor:
