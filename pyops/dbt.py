@@ -16,8 +16,6 @@ from pyops.records import Relation
 
 _log = logging.getLogger(__name__)
 KEY_TAG = "pyops_key_of"  # the meta of a column: `source.table.column`
-
-
 _MADE_ANEW = {"view", "ephemeral", "table", "external"}  # by every build, from what is there then
 _STORED = {"table", "incremental", "snapshot", "seed"}
 

@@ -1,9 +1,7 @@
-"""What the failures of servers and files mean, and which of them are worth another try.
+"""What the failures of servers and files mean, and which of them are worth another try. Pure functions.
 
-A failure is *transient* when the very same call may succeed in a moment, because what stood in its
-way passes by itself; then its error is a TransientError, and whoever retries retries that and
-nothing else. It is *final* when somebody has to do something first. Pure functions, from what a
-driver says to the error to raise; none lets a value, a password or a DSN through.
+A failure is *transient*, a TransientError, when the very same call may succeed in a moment; else it is
+*final*: somebody has to do something first. None lets a value, a password or a DSN through.
 """
 
 import re
@@ -32,11 +30,7 @@ _NAMES_ONLY = {*TRANSIENT_CLASSES, "42", "3D", "28"}
 
 
 def of_connection(message: str, dsn: str) -> PyopsError:
-    """The error of a connection to PostgreSQL that failed; libpq's message may repeat secrets.
-
-    Final: a wrong password, user or database, an unknown host, an invalid DSN. Transient: refused,
-    reset, timed out, starting up: no server answers, or not yet.
-    """
+    """The error of a connection to PostgreSQL that failed; libpq's message may repeat secrets."""
     said = next((s for s in message.splitlines() if "FATAL:" in s or "connection to" in s), "")
     said = re.sub(r"^.*\[libpq\] Failed to connect: ", "", said)
     for secret in _secrets(dsn):
@@ -66,11 +60,7 @@ def _secrets(dsn: str) -> list[str]:
 
 
 def of_query(state: str, message: str) -> OperationError:
-    """The error of a query that PostgreSQL did not answer, given its SQLSTATE if that is known.
-
-    Transient: ``TRANSIENT_CLASSES``, and a connection that broke. Anything else is final: a missing
-    table or right, a division by zero.
-    """
+    """The error of a query that PostgreSQL did not answer, given its SQLSTATE if that is known."""
     said = message.partition("ERROR:")[2].strip().partition("\n")[0]
     if not said:
         return TransientError("the connection to the source broke", hint="run the same command again")

@@ -168,8 +168,6 @@ _SOURCES: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {  # each kind, a
     )
     for kind in get_args(get_args(Source)[0])
 }
-
-
 _GATES: dict[str, type[BaseModel]] = {"expect": Expectation, "references": Reference}
 
 

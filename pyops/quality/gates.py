@@ -38,8 +38,6 @@ CHECKS: Mapping[str, tuple[str, ...]] = {  # families of gates, as `--check` cal
 }  # fmt: skip
 RUNS_COMPARED = 10  # how many runs the median of row_count_within is of, at most,
 _RUNS_NEEDED = 3  # and at least
-
-
 _Of = tuple[str, str, Limit[Any]]  # a gate, its column or name, and its limit
 DeadLetterRule = tuple[str, str, str]  # the SQL condition for rows, the column, and why
 

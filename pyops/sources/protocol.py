@@ -1,10 +1,11 @@
 """What a source of tables does, whatever its kind: a third kind is a folder and its keys."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pyops.config.days import Days
 from pyops.config.project import Project, Table
@@ -57,11 +58,8 @@ class Staged:
     null_cursors: int = 0
 
 
-class Source(ABC):
+class Source(AbstractContextManager["Source"]):
     """Tables that can be read by batch; a context manager that holds its connection."""
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -87,7 +85,7 @@ class Source(ABC):
         """Describes what may hold a watermark back, by the names it waits for."""
         return {}
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Closes what the source holds, if it holds something."""
 
 
@@ -109,15 +107,12 @@ class Chunk:
     landed: Run | None = None
 
 
-class ChangeSource(ABC):
+class ChangeSource(AbstractContextManager["ChangeSource"]):
     """Tables whose changes are landed; a context manager that holds its connections.
 
     The driver commits each chunk before it asks for the next: what comes after a ``yield`` may rely
     on the commit, and acknowledge it at the source.
     """
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -130,7 +125,7 @@ class ChangeSource(ABC):
     def changes(self, *, idles: bool = False) -> Iterator[Chunk]:
         """Lands what is committed now. With ``idles``, nothing new writes nothing for a while."""
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Closes what the source holds, if it holds something."""
 
 

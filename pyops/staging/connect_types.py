@@ -74,20 +74,13 @@ class ConnectType:
             for key in ("scale", "connect.decimal.precision", "length")
             if re.fullmatch(r"-?\d{1,6}", str(parameters.get(key)))
         }
-        return cls(
-            str(field.get("type")),
-            str(field.get("name") or ""),
-            number.get("scale", 0),
-            number.get("connect.decimal.precision"),
-            number.get("length"),
-        )
+        name, precision = str(field.get("name") or ""), number.get("connect.decimal.precision")
+        return cls(str(field.get("type")), name, number.get("scale", 0), precision, number.get("length"))
 
 
 def check_type(name: str) -> str:
     """A type that the configuration may name: DuckDB's, or one of Debezium's and Connect's."""
-    if _named(name) is not None:
-        return name
-    return casts.check_type(name)
+    return casts.check_type(name) if _named(name) is None else name
 
 
 def _named(name: str) -> ConnectType | None:

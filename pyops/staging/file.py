@@ -7,10 +7,9 @@ lock keeps others out of its file; so a file that can be opened belongs to a run
 import fcntl
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeVar
 
 import duckdb
@@ -30,7 +29,7 @@ _T = TypeVar("_T")
 
 
 @dataclass
-class Stage:
+class Stage(AbstractContextManager["Stage"]):
     """An open staging file, deleted at the end; a signal leaves it to whoever records the run."""
 
     path: Path
@@ -85,12 +84,7 @@ class Stage:
         self.connection.execute("CHECKPOINT")
         self.kept = True
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         try:
             self.connection.close()
         finally:

@@ -1,9 +1,8 @@
 """The one map from PostgreSQL types to warehouse types.
 
-A value without a faithful place in the warehouse makes its row a dead letter, never a NULL or a 0.
-ADBC wraps infinite and far times around the end of their integer, by which they are recognised; for
-types without an Arrow form, and for numeric (twice as slow, another NaN, at most 131,068 digits),
-the server's own text is asked for.
+A value without a faithful place in the warehouse makes its row a dead letter, never a NULL or a 0. ADBC
+wraps infinite and far times around the end of their integer, by which they are recognised; types without
+an Arrow form, and numeric (twice as slow, at most 131,068 digits), are asked for as the server's text.
 """
 
 from dataclasses import dataclass
@@ -165,12 +164,10 @@ def _text_of_time(name: str) -> str:
 
 
 def array_to_json(text: str, element: str) -> str:
-    """The DuckDB expression that turns PostgreSQL's text of an array into JSON.
+    """The DuckDB expression that turns PostgreSQL's text of an array into JSON (manual, 8.15.6).
 
-    Numbers stay the digits they are, booleans become JSON's, anything else (NaN and the infinities
-    too) a string. Lower bounds other than 1 have no place in JSON and are dropped. The grammar is
-    in the PostgreSQL manual, 8.15.6: an element is quoted wherever it could be misread, a backslash
-    escapes the character behind it, and a bare NULL is null.
+    Numbers stay the digits they are, booleans become JSON's, anything else (NaN too) a string.
+    Lower bounds other than 1 have no place in JSON and are dropped.
     """
     tokens = (
         rf"""regexp_extract_all(regexp_replace({text}, '^[^{{]*', ''),"""

@@ -1,12 +1,11 @@
 """Folding a change log: which events tell what a row holds, and which one has an unsent value.
 
-A *life* of a key begins with ``r`` or ``c`` and ends with ``d`` or ``t``. An unsent value is the
-last one sent within the life; where a ``c`` lacks one, its row had another key before: the life
-goes on in that of the ``d`` right before it. Temporary tables of numbers, which may spill, say so;
-only rewritten rows are read whole. ``temp.events`` has a row an event: ``n``, its number in the
-log's order; ``life``, the number of its life's first event; ``is_last``, whether its key has no
-later one; ``is_partial``, whether a value was not sent; ``from_0`` ..., the number of the event
-with an unsent column's value.
+A *life* of a key begins with ``r`` or ``c`` and ends with ``d`` or ``t``. An unsent value is the last one
+sent within the life; where a ``c`` lacks one, its row had another key before: the life goes on in that of
+the ``d`` right before it. Temporary tables of numbers say so; only rewritten rows are read whole.
+``temp.events`` has a row an event: ``n``, its number in the log's order; ``life``, that of its life's
+first event; ``is_last``, whether its key has no later one; ``is_partial``, whether a value was not sent;
+``from_0`` ..., the number of the event that has an unsent column's value.
 """
 
 from collections.abc import Sequence

@@ -173,13 +173,9 @@ class _Batch:
             return None
         number = self.number[-1]
         messages = len(self.kinds) - int(np.searchsorted(self.number, number))
-        return _Transaction(
-            int(self.lsns[number]),
-            int(self.times[number]),
-            int(self.xids[number]),
-            messages + (0 if number else self._carried.messages),
-            events,
-        )
+        messages += 0 if number else self._carried.messages
+        lsn, time, xid = (int(of[number]) for of in (self.lsns, self.times, self.xids))
+        return _Transaction(lsn, time, xid, messages, events)
 
     def end(self) -> tuple[int, datetime] | None:
         """The end of the last commit and its time; None if there was none."""

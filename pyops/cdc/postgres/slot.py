@@ -165,10 +165,10 @@ def await_transactions(
     on_wait: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Waits until every transaction that is open now has ended and can be seen.
+    """Waits until every transaction that is open now has ended and can be seen by a snapshot.
 
     One counts as open between its commit record and its visibility, as long as it waits for a
-    standby; so what a later snapshot does not show is committed later.
+    standby.
     """
     number = int(session.query("SELECT pg_current_xact_id()::text")[0][0])
     oldest = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"

@@ -4,8 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import Any, Self
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
@@ -35,16 +35,13 @@ _BATCH_BYTES = 4 << 20
 _log = logging.getLogger(__name__)
 
 
-class Session:
+class Session(AbstractContextManager["Session"]):
     """One connection with pinned settings, for one thread; errors are those of ``explained``."""
 
     def __init__(self, connection: adbc.Connection) -> None:
         self._connection = connection
         self._reading: adbc.Cursor | None = None
         self._lock = threading.Lock()  # nothing is cancelled while it is being closed
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
