@@ -7,7 +7,6 @@ Usage: python -m bench.follow [--looks N] [--changes N]
 
 import argparse
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -49,7 +48,7 @@ def main() -> None:
                 psql(server, f"{insert} {first + given.changes}) AS n")
                 busy += _looks(follower.pid, 2)
         finally:
-            follower.send_signal(signal.SIGINT)
+            follower.terminate()
             follower.wait()
     # Two looks a transaction: one lands it, the other finds nothing.
     landing = [a + b for a, b in zip(busy[::2], busy[1::2], strict=True)]
