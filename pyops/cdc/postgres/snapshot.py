@@ -17,7 +17,7 @@ from pyops.errors import OperationError
 from pyops.records import Captured
 from pyops.sources.postgres.catalog import Facts, describe
 from pyops.sources.postgres.plan import table_mappings
-from pyops.sources.postgres.session import Session
+from pyops.sources.postgres.session import Session, unlockable
 from pyops.sources.protocol import Chunk
 from pyops.sql import identifier
 from pyops.staging.file import Stage
@@ -110,7 +110,8 @@ def copies(opened: Opened, progress: Callable[[Table, int, int], None]) -> Itera
         return
     await_transactions(opened.control, patience=opened.patience, on_wait=_log.info)
     members = opened.publications.members()
-    with opened.reader.snapshot():
+    names = [opened.facts[table].qualified for table, _ in to_copy]
+    with opened.reader.snapshot(names) as refused:
         seen, handoff, now = opened.reader.query(
             "SELECT pg_current_snapshot()::text,"
             " (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint,"
@@ -118,6 +119,9 @@ def copies(opened: Opened, progress: Callable[[Table, int, int], None]) -> Itera
         )[0]
         for table, is_recreated in to_copy:
             facts = opened.facts[table]
+            if error := refused.get(facts.qualified):
+                yield Chunk("snapshot", table, error=unlockable(table, error))
+                continue
             if (member := members.get(facts.oid)) is None:
                 gone = OperationError(
                     f"{table} left its publication, or was dropped, before it could be copied",

@@ -81,6 +81,12 @@ FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2
 """
+_FILES = """
+WITH RECURSIVE tree (oid) AS (
+    SELECT $1::oid UNION SELECT i.inhrelid FROM tree JOIN pg_inherits AS i ON i.inhparent = tree.oid
+)
+SELECT string_agg(coalesce(pg_relation_filenode(oid)::text, '-'), ' ' ORDER BY oid) FROM tree
+"""
 # Locks first, prepared transactions second: a transaction on its way from one to the other is in
 # both for a moment, and so is missed by neither.
 _VIRTUAL_TRANSACTIONS = """
@@ -109,12 +115,19 @@ class Column:
 
 @dataclass(frozen=True)
 class TableShape:
-    """A table or view at the source; ``estimated_rows`` is the planner's guess, -1 for none."""
+    """A table or view at the source; ``estimated_rows`` is the planner's guess, -1 for none.
+
+    ``files`` names the files of it and of its partitions, which TRUNCATE and a rewrite replace;
+    ``may_lock`` says whether our user may lock it against that.
+    """
 
     schema: str
     name: str
     columns: tuple[Column, ...]
     estimated_rows: int
+    oid: int
+    files: str
+    may_lock: bool
 
     @property
     def qualified(self) -> str:
@@ -155,9 +168,10 @@ def describe(session: Session, schema: str, name: str) -> TableShape:
     """Reads a table's columns; no such table, or no right to look at it, is an OperationError."""
     found = session.query(
         "SELECT c.oid::bigint, c.reltuples::bigint,"
-        " has_schema_privilege(n.oid, 'USAGE')"
-        "  AND (has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid,"
-        " 'SELECT')) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " has_schema_privilege(n.oid, 'USAGE') AND (has_table_privilege(c.oid, 'SELECT')"
+        "  OR has_any_column_privilege(c.oid, 'SELECT')),"
+        " has_table_privilege(c.oid, 'SELECT') AND c.relkind = ANY ('{r,p,v}')"
+        " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
         " WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = ANY ('{r,p,v,m,f}')",
         schema,
         name,
@@ -167,7 +181,7 @@ def describe(session: Session, schema: str, name: str) -> TableShape:
             f"there is no table {schema}.{name} at the source",
             hint="names are case-sensitive; `schema` in pyops.yml says where it is",
         )
-    oid, rows, readable = found[0]
+    oid, rows, readable, may_lock = found[0]
     if not readable:
         raise OperationError(
             f"the source's user may not read {schema}.{name}",
@@ -180,7 +194,13 @@ def describe(session: Session, schema: str, name: str) -> TableShape:
             _COLUMNS.format(of=_ATTRIBUTES), oid
         )
     )
-    return TableShape(schema, name, columns, rows)
+    files = "" if may_lock else files_of(session, oid)
+    return TableShape(schema, name, columns, rows, oid, files, may_lock)
+
+
+def files_of(session: Session, oid: int) -> str:
+    """The names of the files that a table and its partitions have now, whatever the snapshot."""
+    return str(session.query(_FILES, oid)[0][0])
 
 
 def column_types(session: Session, given: Sequence[tuple[int, int]]) -> list[PostgresType]:

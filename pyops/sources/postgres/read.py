@@ -8,11 +8,11 @@ from dataclasses import replace
 from functools import partial
 
 from pyops.config.project import Project, Table
-from pyops.errors import DataError, PyopsError, UsageError
+from pyops.errors import DataError, PyopsError, TransientError, UsageError
 from pyops.records import Watermark
-from pyops.sources.postgres.catalog import describe, open_transactions, transaction_owners
+from pyops.sources.postgres.catalog import describe, files_of, open_transactions, transaction_owners
 from pyops.sources.postgres.plan import PostgresPlan, plan
-from pyops.sources.postgres.session import connect
+from pyops.sources.postgres.session import connect, unlockable
 from pyops.sources.postgres.watermark import advance, still_open
 from pyops.sources.protocol import Plan, Progress, Request, Source, Staged
 from pyops.staging.file import Stage
@@ -27,19 +27,31 @@ class Tables(Source):
 
     def __init__(self, project: Project, name: str, attempts: int = 4) -> None:
         self._salt = project.config.sources[name].mask_salt
+        self._refused: dict[str, PyopsError] = {}
         self._open = ExitStack()
         self.session = self._open.enter_context(connect(project.dsn(name), name=name, attempts=attempts))
 
     def plan(self, states: Mapping[Table, TableState], request: Request) -> Sequence[Plan]:
-        """Plans tables, and begins the snapshot they are read in."""
+        """Plans tables, and begins the snapshot they are read in.
+
+        What was looked up before the tables were locked is looked up again.
+        """
+        before = [self._planned(table, state, request) for table, state in states.items()]
+        marks = self._watermarks([p for p in before if isinstance(p, PostgresPlan)])
+        self._begin([p for p in before if isinstance(p, PostgresPlan)])
         planned = [self._planned(table, state, request) for table, state in states.items()]
-        marks = self._watermarks([p for p in planned if isinstance(p, PostgresPlan)])
-        self._open.enter_context(self.session.snapshot())
         return [self._checked(p, marks.get(p.table)) if isinstance(p, PostgresPlan) else p for p in planned]
+
+    def _begin(self, plans: Sequence[PostgresPlan]) -> None:
+        """Begins the snapshot, and takes note of the tables that somebody keeps locked."""
+        names = [p.source_name for p in plans if p.shape and p.shape.may_lock]
+        self._refused = self._open.enter_context(self.session.snapshot(names))
 
     def _planned(self, table: Table, state: TableState, request: Request) -> Plan:
         try:
             shape = describe(self.session, table.postgres.schema_, table.name)
+            if error := self._refused.get(shape.qualified):
+                raise unlockable(table, error)
             return plan(table, shape, state, request, salt=self._salt)
         except PyopsError as error:
             return Plan(table, table.config.write_pattern, error=error)
@@ -81,6 +93,8 @@ class Tables(Source):
         if isinstance(mark, PyopsError):
             return replace(planned, error=mark)
         try:
+            if mark is None and planned.cursor:
+                raise TransientError(f"{planned.table} was created or altered just now", hint="run it again")
             if planned.null_cursors:
                 with self.session.savepoint():
                     [(count,)] = self.session.query(planned.null_cursors)
@@ -102,6 +116,12 @@ class Tables(Source):
             schema, batches = self.session.read(plan.asks)
             how = partial(stage.fill, cancel=self.session.cancel, progress=progress)
             rows, size = how(schema, batches, plan.mappings, key=key)
+            shape = plan.shape
+            if shape and not shape.may_lock and files_of(self.session, shape.oid) != shape.files:
+                raise TransientError(
+                    f"{table} was truncated or rewritten while it was read",
+                    hint="run it again, or GRANT SELECT on the whole table: then pyops locks it",
+                )
         if key and not (plan.cursor and plan.lands_below_bound):
             newest_by = table.config.cursor_column
             if superseded := stage.keep_newest(key, newest_by, table=str(table)):
@@ -115,11 +135,14 @@ class Tables(Source):
                 f"{table}: rows without a primary_key cannot be told apart",
                 hint="set primary_key in pyops.yml",
             )
-        shape = describe(self.session, table.postgres.schema_, table.name)
-        planned = plan(table, shape, state, Request(), salt=self._salt)
+        planned = self._planned(table, state, Request())
+        if isinstance(planned, PostgresPlan):
+            self._begin([planned])
+            planned = self._planned(table, state, Request())
+        if not isinstance(planned, PostgresPlan):
+            raise planned.error or AssertionError(planned)
         settings = {n: value for n, value in planned.settings.items() if n == "mask_salt"}
         planned = replace(planned, cursor=None, settings=settings).marked(None)
-        self._open.enter_context(self.session.snapshot())
         staged = self.stage(planned, stage, lambda rows, size: None)
         [write] = staged.commit.writes
         scope = ByKey(table.config.primary_key, skips_unchanged=True, deletes_extra=True)

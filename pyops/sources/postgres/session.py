@@ -1,9 +1,10 @@
 """PostgreSQL, read with ADBC into Arrow."""
 
 import logging
+import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
@@ -15,6 +16,7 @@ import tenacity
 from pyops.errors import OperationError, PyopsError, TransientError
 from pyops.failures import of_connection, of_query
 from pyops.interrupt import interruptible
+from pyops.records import TableId
 
 # What the text of a value looks like, and whether every row is there, must not depend on the
 # settings of a role or a database; a policy that hides rows is an error, not a smaller table.
@@ -32,6 +34,7 @@ SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN (
 )
 """
 _BATCH_BYTES = 4 << 20
+LOCK_SECONDS = 60.0  # how long to wait for tables that somebody has locked
 _log = logging.getLogger(__name__)
 
 
@@ -64,16 +67,55 @@ class Session(AbstractContextManager["Session"]):
             return interruptible(run, cancel=cursor.adbc_cancel)
 
     @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """A read-only transaction whose queries all see the database at one moment: its start."""
-        self.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    def snapshot(self, locked: Sequence[str] = ()) -> Iterator[dict[str, PyopsError]]:
+        """A read-only transaction whose queries all see the database at one moment: its start.
+
+        TRUNCATE and a rewriting ALTER TABLE are not MVCC-safe: a table they meet between the snapshot and
+        its read looks empty (PostgreSQL manual, 13.6 Caveats). So the tables in ``locked`` (quoted names)
+        and their partitions are locked against them, before the snapshot is taken. Gives those that could
+        not be locked, each with its error.
+        """
+        refused = self._lock_tables(locked)
         self.query("SELECT pg_current_snapshot()::text")
         try:
-            yield
+            yield refused
         finally:
             if self._reading is None:  # otherwise closing the connection ends it
                 with suppress(PyopsError):  # a connection that broke has no transaction any more
                     self.query("ROLLBACK")
+
+    def _lock_tables(self, names: Sequence[str]) -> dict[str, PyopsError]:
+        """Begins the transaction with its locks; in the end one by one, if not all can be had.
+
+        Who waits for one lock while holding others may stand in somebody's way: so all are given back
+        before PostgreSQL looks for a deadlock (after a second), and taken again a little later.
+        """
+        deadline, refused = time.monotonic() + LOCK_SECONDS, dict[str, PyopsError]()
+        while True:
+            self.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self.query("SET LOCAL lock_timeout = '500ms'")
+            try:
+                for lock in [", ".join(names)] if names else []:
+                    self.query(f"LOCK TABLE {lock} IN ACCESS SHARE MODE")
+            except TransientError:
+                if time.monotonic() > deadline:
+                    break
+            except PyopsError:
+                break
+            else:
+                return {}
+            self.query("ROLLBACK")
+            time.sleep(random.uniform(0.05, 0.5))
+        self.query("ROLLBACK")
+        self.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        self.query("SET LOCAL lock_timeout = '500ms'")
+        for name in names:
+            try:
+                with self.savepoint():
+                    self.query(f"LOCK TABLE {name} IN ACCESS SHARE MODE")
+            except PyopsError as error:
+                refused[name] = error
+        return refused
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -140,6 +182,15 @@ class Session(AbstractContextManager["Session"]):
         if settings:
             calls = ", ".join(f"set_config(${2 * i + 1}, ${2 * i + 2}, false)" for i in range(len(settings)))
             self.query(f"SELECT {calls}", *(word for pair in settings.items() for word in pair))
+
+
+def unlockable(table: TableId, error: PyopsError) -> PyopsError:
+    """The error of a table that could not be locked before it is read."""
+    if not isinstance(error, TransientError):
+        return error
+    return TransientError(
+        f"{table} is locked by another session", hint="run it again once that has ended; see pg_locks"
+    )
 
 
 def connect(
