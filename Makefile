@@ -37,7 +37,7 @@ test-servers: export TEST_POSTGRES ?= /usr/lib/postgresql/15/bin
 test-servers: setup ## the tests of what a server does, on PostgreSQL 15
 	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist worksteal $(addprefix tests/pyops/test_,\
 		cdc_faults.py cdc_landing.py cdc_schema.py cdc_source.py cdc_traffic.py pgoutput.py \
-		incremental.py reconciliation.py)
+		incremental.py reconciliation.py locks.py faithful_changes.py faithful_extraction.py)
 
 test-deep: setup ## the property tests, on twenty times as many examples
 	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist worksteal -m hypothesis --hypothesis-profile deep

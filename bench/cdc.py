@@ -14,18 +14,7 @@ from pathlib import Path
 
 import duckdb
 
-from bench.harness import (
-    PYOPS,
-    Child,
-    median,
-    print_table,
-    psql,
-    run,
-    running_server,
-    say,
-    spread,
-    temporary_folder,
-)
+from bench.harness import PYOPS, Child, median, print_table, psql, run, running_server, say, spread, temporary_folder
 from pyops.demo.server import Server
 from pyops.sources.postgres import session as postgres
 
@@ -78,8 +67,7 @@ class Bench:
         """Makes a slot as another one is."""
         psql(
             self.server,
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
-            f" WHERE slot_name = '{target}'",
+            f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{target}'",
             f"SELECT pg_copy_logical_replication_slot('{source}', '{target}')",
         )
 
@@ -151,12 +139,8 @@ def _mixed(bench: Bench, scale: int, rounds: int) -> None:
         f"UPDATE t SET amount = amount + 1, updated_at = now() WHERE id > {first} AND id <= {first + batch}"
         for first in range(0, 6 * scale, batch)
     ]
-    statements += [
-        _ROWS.format(first=first + 1, last=first + batch) for first in range(6 * scale, 10 * scale, batch)
-    ]
-    statements += [
-        f"DELETE FROM t WHERE id > {first} AND id <= {first + batch}" for first in range(0, scale, batch)
-    ]
+    statements += [_ROWS.format(first=first + 1, last=first + batch) for first in range(6 * scale, 10 * scale, batch)]
+    statements += [f"DELETE FROM t WHERE id > {first} AND id <= {first + batch}" for first in range(0, scale, batch)]
     psql(bench.server, *statements)
     received, pyops = bench.measure(11 * scale, rounds)
     ratio = median(pyops.seconds) / median(received.seconds)

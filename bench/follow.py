@@ -54,10 +54,7 @@ def main() -> None:
     landing = [a + b for a, b in zip(busy[::2], busy[1::2], strict=True)]
     print_table(
         ["a look", "CPU milliseconds"],
-        [
-            ["that finds nothing", spread([sum(idle) / len(idle)])],
-            [f"with {given.changes} changes", spread(landing)],
-        ],
+        [["that finds nothing", spread([sum(idle) / len(idle)])], [f"with {given.changes} changes", spread(landing)]],
     )
 
 

@@ -15,18 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-from bench.harness import (
-    PYOPS,
-    dbt,
-    median,
-    print_table,
-    psql,
-    run,
-    running_server,
-    say,
-    spread,
-    temporary_folder,
-)
+from bench.harness import PYOPS, dbt, median, print_table, psql, run, running_server, say, spread, temporary_folder
 from pyops.demo.server import Server
 
 # Each round's changes spread over the 50 minutes of an hour of its own, so that the watermark's

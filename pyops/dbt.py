@@ -64,13 +64,10 @@ class Manifest:
                 for name, node in found["nodes"].items()
                 if node["resource_type"] in {"model", "snapshot", "seed"}
             }
-            sources = {
-                name: _relation(node["schema"], node["identifier"]) for name, node in found["sources"].items()
-            }
+            sources = {name: _relation(node["schema"], node["identifier"]) for name, node in found["sources"].items()}
         except FileNotFoundError:
             raise OperationError(
-                f"{path} is not there: what dbt has built from the raw tables is not known",
-                hint="run dbt build",
+                f"{path} is not there: what dbt has built from the raw tables is not known", hint="run dbt build"
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise OperationError(f"{path} is no manifest that can be read", hint="run dbt build") from None
@@ -90,14 +87,10 @@ class Manifest:
         seen: set[str] = set()
         while reached:
             children = {
-                name
-                for name, node in self.nodes.items()
-                if name not in seen and reached.intersection(node.parents)
+                name for name, node in self.nodes.items() if name not in seen and reached.intersection(node.parents)
             }
             seen |= children
-            reached = {
-                name for name in children if through is None or self.nodes[name].materialized in through
-            }
+            reached = {name for name in children if through is None or self.nodes[name].materialized in through}
         for name in sorted(seen):
             yield self.nodes[name]
 

@@ -75,9 +75,7 @@ def of_query(state: str, message: str) -> OperationError:
     passing = not state and re.search(_TRANSIENT_WORDS, said)
     if state[:2] in TRANSIENT_CLASSES or passing:
         return TransientError(f"the source failed: {said}", hint="run the same command again")
-    return OperationError(
-        f"the source failed: {said}", hint="the server's log has the statement and the values"
-    )
+    return OperationError(f"the source failed: {said}", hint="the server's log has the statement and the values")
 
 
 def of_lock(message: str, path: Path) -> TransientError | None:
@@ -100,8 +98,7 @@ def of_file(message: str, path: Path, *, no_memory: bool = False) -> OperationEr
     if full := re.search("No space left on device|File too large|[Qq]uota exceeded", said):
         problem = "the disk is full" if full[0].startswith("No") else "the file cannot grow"
         return OperationError(
-            f"{where}: {problem} ({full[0]})",
-            hint="make room, then run the same command again: nothing was published",
+            f"{where}: {problem} ({full[0]})", hint="make room, then run the same command again: nothing was published"
         )
     hint = "check the path, its rights, and that it is a DuckDB file"
     if no_memory:

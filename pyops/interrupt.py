@@ -12,9 +12,8 @@ _T = TypeVar("_T")
 def interruptible(action: Callable[[], _T], *, cancel: Callable[[], object] | None) -> _T:
     """Does something in a thread of its own, so that the caller's can be interrupted.
 
-    Python runs signal handlers between two steps of its main thread: a Ctrl-C would wait for a
-    statement's end, or become its failure. ``cancel`` makes the action fail soon, and is called
-    until it has ended.
+    Python runs signal handlers between two steps of its main thread: a Ctrl-C would wait for a statement's end, or
+    become its failure. ``cancel`` makes the action fail soon, and is called until it has ended.
     """
     future: Future[_T] = Future()
 

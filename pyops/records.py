@@ -1,12 +1,13 @@
 """The plain values that cross rooms: what is known of tables, runs, watermarks and captures."""
 
-import json
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal, Self
+
+from pydantic import TypeAdapter
 
 RESERVED_COLUMNS = ("_load_id", "_loaded_at", "_fault")
 CHANGE_COLUMNS: Mapping[str, str] = {  # what a change log has beside the table's own columns
@@ -71,16 +72,12 @@ class Run:
         return replace(run, host=socket.gethostname(), pid=os.getpid())
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), default=str)
+        return TypeAdapter(Run).dump_json(self).decode()
 
-    @classmethod
-    def from_json(cls, text: str) -> Self:
+    @staticmethod
+    def from_json(text: str) -> "Run":
         """The run that ``to_json`` wrote; a ValueError if it is not one."""
-        values = json.loads(text)
-        for name in ("started_at", "finished_at"):
-            if values[name] is not None:
-                values[name] = datetime.fromisoformat(values[name])
-        return cls(**values)
+        return TypeAdapter(Run).validate_json(text)
 
 
 def ended(run: Run, status: str, error: str | None) -> Run:
@@ -141,7 +138,8 @@ class Offset:
 
     source: str
     generation: int  # one more whenever the slot is new; it orders changes before their LSN does
-    status: Literal["starting", "active", "dropped"]  # starting until slot and publications exist
+    # starting until slot and publications exist; stopped when the source's history was found to be another
+    status: Literal["starting", "active", "stopped", "dropped"]
     slot: str
     system_id: str
     timeline: int

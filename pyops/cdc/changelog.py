@@ -20,11 +20,8 @@ def log_write(
     log: LogPart,
     key: tuple[str, ...] = (),
     supersedes: Scope | None = None,
-    may_evolve: bool | None = None,
-    is_recreated: bool = False,
 ) -> Write:
     """Rows to append to a table's log; dead letters of keys that changed since are superseded."""
-    evolves = table.config.on_schema_change == "evolve" if may_evolve is None else may_evolve
+    evolves = table.config.on_schema_change == "evolve"
     superseded = supersedes or ByKey(key if columns.keys() >= set(key) else ())
-    what = (table, columns, Append(), rows, dead_letters, key, superseded, evolves, log)
-    return Write(*what, is_recreated=is_recreated)
+    return Write(table, columns, Append(), rows, dead_letters, key, superseded, evolves, log=log)

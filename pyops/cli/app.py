@@ -50,13 +50,12 @@ Stage = Annotated[bool, typer.Option("--stage", help="Stop after staging; valida
 Families = Annotated[list[str], typer.Option(help="Only this family of gates, like nulls; repeatable.")]
 Rest = Annotated[str | None, typer.Option(help="With --follow: the rest between two looks; 5s if not given.")]
 Retained = Annotated[list[str] | None, typer.Argument(help="cdc tables; all that have a retention if none.")]
+StagedRun = Annotated[str | None, typer.Option("--run", help="Only what this run has staged.")]
+StagedDay = Annotated[Day, typer.Option("--date", formats=_ISO, help="Only what was staged of this day.")]
 Everything = Annotated[bool, typer.Option("--all", help="Open and closed ones.")]
 Folder = Annotated[Path, typer.Option(help="The folder that holds pyops.yml and dbt_project.yml.")]
 _COMMON = {  # of every command
-    "project_dir": (
-        Annotated[Path, typer.Option(help="The folder of pyops.yml and dbt_project.yml.")],
-        Path(),
-    ),
+    "project_dir": (Annotated[Path, typer.Option(help="The folder of pyops.yml and dbt_project.yml.")], Path()),
     "config": (Annotated[str, typer.Option(help="The configuration in it.")], "pyops.yml"),
     "as_json": (Annotated[bool, typer.Option("--json", help="Print one line of JSON.")], False),
 }
@@ -125,6 +124,8 @@ def validate(
     tables: Tables = None,
     *,
     check: Families = (),  # type: ignore[assignment]
+    run_id: StagedRun = None,
+    day: StagedDay = None,
 ) -> Any:
     """Evaluate the gates of staged tables; change nothing."""
     from pyops.commands.validate import validate
@@ -133,15 +134,18 @@ def validate(
     for family in check:
         if family not in CHECKS:
             raise UsageError(f"there is no check {family!r}", hint=f"one of: {', '.join(CHECKS)}")
-    return validate(project, tables or (), checks=check, listener=listener)
+    on = day and day.date()
+    return validate(project, tables or (), checks=check, run_id=run_id, day=on, listener=listener)
 
 
 @command(app, "extractions")
-def publish(project: "Project", listener: "Listener", tables: Tables = None) -> Any:
+def publish(
+    project: "Project", listener: "Listener", tables: Tables = None, *, run_id: StagedRun = None, day: StagedDay = None
+) -> Any:
     """Validate and publish staged tables."""
     from pyops.commands.publish import publish
 
-    return publish(project, tables or (), listener=listener)
+    return publish(project, tables or (), run_id=run_id, day=day and day.date(), listener=listener)
 
 
 @command(app, "reconciliation")
@@ -253,9 +257,7 @@ def list_letters(project: "Project", tables: Tables = None, *, everything: Every
 
 
 @command(dlq, "whole_letters", "show")
-def show_letters(
-    project: "Project", ids: Annotated[list[int], typer.Argument(help="Numbers of dead letters.")]
-) -> Any:
+def show_letters(project: "Project", ids: Annotated[list[int], typer.Argument(help="Numbers of dead letters.")]) -> Any:
     """Show dead letters with their values and whole rows."""
     from pyops.commands.dlq import dead_letters
 

@@ -150,10 +150,7 @@ def _capture(item: Capture) -> dict[str, Any]:
 
 def compactions(done: Sequence[Compaction], *, as_json: bool) -> int:
     if as_json:
-        found = [
-            {**vars(item), "run": item.run and asdict(item.run), "error": None, **_error(item)}
-            for item in done
-        ]
+        found = [{**vars(item), "run": item.run and asdict(item.run), "error": None, **_error(item)} for item in done]
         return _json({"tables": found}, _worst(done))
     if not done:
         print("no table has a retention: nothing to compact")
@@ -315,7 +312,7 @@ def line(text: str, *, as_json: bool = False) -> int:
 
 
 def reconciliation(found: Reconciliation, *, as_json: bool) -> int:
-    code = 0 if found.is_equal or found.run else 1
+    code = 0 if found.is_equal or (found.run and not found.duplicates) else 1
     if as_json:
         return _json({**asdict(found), "is_equal": found.is_equal}, code)
     print(
@@ -324,6 +321,8 @@ def reconciliation(found: Reconciliation, *, as_json: bool) -> int:
         f" {found.extra:,} extra, {found.different:,} different,"
         f" {found.dead_letters:,} dead letters"
     )
+    if found.duplicates:
+        print(f"  {found.duplicates:,} rows of the source share their primary_key with another row")
     if found.run is not None:
         print(f"  applied: {found.run.rows_written:,} rows written, {found.extra:,} deleted")
     elif not found.is_equal:

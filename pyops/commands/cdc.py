@@ -28,17 +28,12 @@ class Capture(Outcome):
 
 
 def capture(
-    project: Project,
-    names: Sequence[str] = (),
-    *,
-    patience: timedelta | None = None,
-    listener: Listener | None = None,
+    project: Project, names: Sequence[str] = (), *, patience: timedelta | None = None, listener: Listener | None = None
 ) -> list[Capture]:
     """Lands the changes of sources (those that have cdc tables, or those named) until caught up.
 
-    ``patience`` is how long a copy waits for transactions that are open at the source. There is one
-    result for each source, failed ones too. An unknown name is a UsageError; a warehouse that
-    cannot be opened an OperationError.
+    ``patience`` is how long a copy waits for transactions that are open at the source. There is one result for each
+    source, failed ones too. An unknown name is a UsageError; a warehouse that cannot be opened an OperationError.
     """
     options = {"patience": patience} if patience is not None else {}
     sources = captured_sources(project, names)

@@ -119,8 +119,7 @@ class _Folding:
     def commit(self) -> Commit:
         """Rewrites the rows that stay, and says what is to be committed; after ``look``."""
         position = self._row(
-            f"SELECT _generation, _lsn FROM {self.log} WHERE {self.old}"
-            " ORDER BY _generation DESC, _lsn DESC LIMIT 1"
+            f"SELECT _generation, _lsn FROM {self.log} WHERE {self.old} ORDER BY _generation DESC, _lsn DESC LIMIT 1"
         )
         self.fold.rewrite(f"SELECT n FROM temp.events WHERE {_SURVIVES} AND _op <> 'r'", op="'r'")
         goes = (
@@ -144,8 +143,7 @@ class _Folding:
             columns = self.at.columns(node.relation)
             if not columns:
                 raise OperationError(
-                    f"{self.table}: {name} ({node.materialized}) reads its log, and is not built",
-                    hint="run dbt build",
+                    f"{self.table}: {name} ({node.materialized}) reads its log, and is not built", hint="run dbt build"
                 )
             if "_load_id" not in columns:
                 raise OperationError(
@@ -165,8 +163,7 @@ class _Folding:
         if applied:
             is_old += f" AND _load_id <= {min(applied.values())}"
         position = self._row(
-            f"SELECT _generation, _lsn FROM {self.log} WHERE ({is_old}) IS NOT TRUE"
-            " ORDER BY _generation, _lsn LIMIT 1"
+            f"SELECT _generation, _lsn FROM {self.log} WHERE ({is_old}) IS NOT TRUE ORDER BY _generation, _lsn LIMIT 1"
         )
         return f"(_generation, _lsn) < {position}" if position else "true"
 
@@ -196,6 +193,4 @@ def _timestamp(at: datetime) -> str:
 
 
 def _not_landed(table: Table) -> OperationError:
-    return OperationError(
-        f"{table}: {'.'.join(table.target)} is not there", hint=f"run pyops cdc {table.source}"
-    )
+    return OperationError(f"{table}: {'.'.join(table.target)} is not there", hint=f"run pyops cdc {table.source}")

@@ -1,7 +1,6 @@
 """``pyops dlq``: rows that could not be landed, kept whole until they can be or need not be.
 
-A dead letter is ``open`` until ``replay`` lands its row (``replayed``) or a load reads it again
-(``superseded``).
+A dead letter is ``open`` until ``replay`` lands its row (``replayed``) or a load reads it again (``superseded``).
 """
 
 from collections.abc import Iterable, Sequence
@@ -51,9 +50,8 @@ def purge(project: Project, names: Sequence[str] = (), *, everything: bool = Fal
 def replay(project: Project, name: str, *, ids: Sequence[int] = ()) -> Extraction:
     """Lands the open dead letters of a table that can be landed now, the normal way.
 
-    A dead letter whose row, or a newer version of it, has been landed meanwhile writes nothing.
-    What still cannot be landed stays open. Doing it again changes nothing. Raises a PyopsError, or
-    a GateError.
+    A dead letter whose row, or a newer version of it, has been landed meanwhile writes nothing. What still cannot be
+    landed stays open. Doing it again changes nothing. Raises a PyopsError, or a GateError.
     """
     table = project.select([name])[0]
     if table.config.mode == "cdc":
@@ -65,9 +63,7 @@ def replay(project: Project, name: str, *, ids: Sequence[int] = ()) -> Extractio
     invocation.settle()
     state = invocation.warehouse.states([table])[table]
     if not state.columns:
-        raise OperationError(
-            f"{table}: {'.'.join(table.target)} is not there", hint=f"run pyops extract {table}"
-        )
+        raise OperationError(f"{table}: {'.'.join(table.target)} is not there", hint=f"run pyops extract {table}")
     letters = [
         letter
         for letter in dead_letters(project, [name], ids=ids)
@@ -81,9 +77,7 @@ def replay(project: Project, name: str, *, ids: Sequence[int] = ()) -> Extractio
     return Extraction(table, recording.run, gates=recording.gates)
 
 
-def _replay(
-    recording: Recording, stage: Stage, table: Table, state: TableState, letters: Sequence[DeadLetter]
-) -> None:
+def _replay(recording: Recording, stage: Stage, table: Table, state: TableState, letters: Sequence[DeadLetter]) -> None:
     _fill(stage, letters, table, state)
     recording.note(rows_read=len(letters))
     replayed = {letter for (letter,) in stage.connection.execute(_LETTERS).fetchall()}
@@ -145,9 +139,7 @@ def _landing(name: str, type_: str) -> ColumnMapping:
     return ColumnMapping(type_, "", f"TRY_CAST({column} AS {type_})", f"it is no {type_}", column)
 
 
-def _taken_out_again(
-    warehouse: Warehouse, stage: Stage, table: Table, results: Sequence[GateResult]
-) -> set[int]:
+def _taken_out_again(warehouse: Warehouse, stage: Stage, table: Table, results: Sequence[GateResult]) -> set[int]:
     """Drops the rows that a gate makes dead letters, and says whose they were: they stay open."""
     taken: set[int] = set()
     with references(warehouse, stage, table):

@@ -46,9 +46,8 @@ class Erasure:
 def erase(project: Project, name: str, key: Sequence[str], *, dry_run: bool = False) -> Erasure:
     """Removes every row of one key, in one transaction, and says what dbt has to build again.
 
-    ``key`` has the texts of its values, in clear. A table without a key, or values that do not fit
-    it, are a UsageError; a run under way a TransientError; what is not as it must be an
-    OperationError.
+    ``key`` has the texts of its values, in clear. A table without a key, or values that do not fit it, are a
+    UsageError; a run under way a TransientError; what is not as it must be an OperationError.
     """
     table = project.select([name])[0]
     invocation = Invocation(project, is_dry=dry_run)
@@ -60,8 +59,7 @@ def erase(project: Project, name: str, key: Sequence[str], *, dry_run: bool = Fa
     invocation.settle()
     if not dry_run and busy(invocation.staging):
         raise TransientError(
-            f"{table}: a run is under way, and may land again what is erased now",
-            hint="wait until it has ended",
+            f"{table}: a run is under way, and may land again what is erased now", hint="wait until it has ended"
         )
     with invocation.warehouse.attached() as at:
         erasing = _Erasing(wanted, at)
@@ -125,8 +123,7 @@ class _Erasing:
         self.names = self.table.config.primary_key or at.log_key(self.table)
         if not self.names:
             raise UsageError(
-                f"{self.table}: no key is known that tells its rows apart",
-                hint="set primary_key in pyops.yml",
+                f"{self.table}: no key is known that tells its rows apart", hint="set primary_key in pyops.yml"
             )
         if len(wanted.key) != len(self.names):
             raise UsageError(
@@ -180,8 +177,7 @@ class _Erasing:
         for relation, columns in self.relations.items():
             if lost := [name for name in self.names if name not in columns]:
                 raise OperationError(
-                    f"{self.table}: {'.'.join(relation)} has no column {', '.join(lost)}, which its"
-                    " key needs",
+                    f"{self.table}: {'.'.join(relation)} has no column {', '.join(lost)}, which its key needs",
                     hint="let primary_key name what is there; drop the table if it is a leftover",
                 )
             condition = self._is_key({name: [identifier(name)] for name in self.names})
@@ -209,8 +205,7 @@ class _Erasing:
                 )
             if columns:
                 yield _Place(
-                    node.relation,
-                    self._is_key({k: [identifier(n) for n in names] for k, names in tagged.items()}),
+                    node.relation, self._is_key({k: [identifier(n) for n in names] for k, names in tagged.items()})
                 )
 
     def _is_ours(self, tag: str) -> bool:
@@ -231,8 +226,7 @@ class _Erasing:
 
         def is_in(document: str) -> str:
             return " AND ".join(
-                f"(TRY_CAST({text} AS {self.types[name]}) = {self._value(name)}"
-                f" OR {text} = {self._given(name)})"
+                f"(TRY_CAST({text} AS {self.types[name]}) = {self._value(name)} OR {text} = {self._given(name)})"
                 for name, text in self._texts(document).items()
             )
 
@@ -245,7 +239,7 @@ class _Erasing:
     def staged(self) -> list[Path]:
         """The staging files of the table that wait for another command and hold the key."""
         found = []
-        for path, run in kept(self.project.staging_directory):
+        for path, run, _ in kept(self.project.staging_directory):
             if (run.source, run.table_name) != (self.table.source, self.table.name):
                 continue
             with duckdb.connect(str(path), read_only=True) as staging:
@@ -270,9 +264,7 @@ class _Erasing:
             for key, row in zip(self._texts("key").values(), self._texts("payload").values(), strict=True)
         )
         counted = {
-            str(place): self._number(
-                f"SELECT count(*) FROM {self.at.name(place.relation)} WHERE {place.condition}"
-            )
+            str(place): self._number(f"SELECT count(*) FROM {self.at.name(place.relation)} WHERE {place.condition}")
             for place in self.places
         }
         rows = {name: count for name, count in counted.items() if count}

@@ -1,7 +1,7 @@
 """Batch extraction: plan, read, stage, validate, publish; what fails leaves the others alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyops.commands.invocation import Invocation
 from pyops.config.days import Days
@@ -12,7 +12,7 @@ from pyops.quality.validate import validate
 from pyops.records import GateResult, Run
 from pyops.sources.protocol import Plan, Request, Source, open_source
 from pyops.staging.file import discard, kept
-from pyops.warehouse.protocol import TableState
+from pyops.warehouse.protocol import Commit, TableState, Whole
 from pyops.warehouse.recording import Recording
 
 
@@ -42,19 +42,16 @@ def extract(
 ) -> list[Extraction]:
     """Lands tables (all but those of mode cdc, or those named): stages, validates and publishes each.
 
-    ``days`` lands these days only: replaced or merged, the watermark stays as it is.
-    ``full_refresh`` reads the tables whole and swaps them; their watermarks start over.
-    ``stage_only`` stops after staging; ``dry_run`` writes nothing anywhere. There is one result for
-    each table, failed ones too. A name that is not configured, or of mode cdc, is a UsageError; a
-    warehouse that cannot be opened an OperationError.
+    ``days`` lands these days only: replaced or merged, the watermark stays as it is. ``full_refresh`` reads the tables
+    whole and swaps them; their watermarks start over. ``stage_only`` stops after staging; ``dry_run`` writes nothing
+    anywhere. There is one result for each table, failed ones too. A name that is not configured, or of mode cdc, is a
+    UsageError; a warehouse that cannot be opened an OperationError.
     """
     tables = project.select(list(names))
     if names:
         for table in tables:
             if table.config.mode == "cdc":
-                raise UsageError(
-                    f"{table} is landed by mode cdc", hint=f"pyops cdc {table.source} lands its changes"
-                )
+                raise UsageError(f"{table} is landed by mode cdc", hint=f"pyops cdc {table.source} lands its changes")
     invocation = Invocation(project, listener, is_dry=dry_run)
     job = _Extracting(invocation, Request(days, full_refresh), stage_only)
     return job.run([table for table in tables if table.config.mode != "cdc"])
@@ -113,19 +110,21 @@ class _Extracting:
 
         with invocation.stage(recording) as stage:
             staged = source.stage(plan, stage, progress)
-            recording.note(
-                rows_read=staged.rows_read, bytes_read=staged.bytes_read, null_cursors=staged.null_cursors
-            )
-            self._discard_staged(table)
+            recording.note(rows_read=staged.rows_read, bytes_read=staged.bytes_read, null_cursors=staged.null_cursors)
+            self._discard_staged(table, staged.commit)
             if self.stage_only:
                 recording.note(rows_dead_lettered=stage.dead_letters)
-                stage.keep(recording.end("staged"), staged.commit.to_json())
+                asked = self.request.days
+                days = (str(asked.first), str(asked.last)) if asked else None
+                stage.keep(recording.end("staged"), replace(staged.commit, days=days).to_json())
                 return
             validate(recording, stage, table, staged.commit, recent_rows=state.recent_rows)
             recording.commit(stage, staged.commit)
 
-    def _discard_staged(self, table: Table) -> None:
-        """Deletes what was staged of a table before and never published."""
-        for path, old in kept(self.invocation.staging):
-            if (old.source, old.table_name) == (table.source, table.name):
+    def _discard_staged(self, table: Table, commit: Commit) -> None:
+        """Deletes what was staged before in the place of the same rows and never published."""
+        scope = commit.writes[0].scope
+        for path, old, load in kept(self.invocation.staging):
+            mine = (old.source, old.table_name) == (table.source, table.name)
+            if mine and Commit.from_json(load).writes[0].scope in {scope, Whole(swap=True)}:
                 discard(self.invocation.staging, [path])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 from pyops.commands.extract import Extraction
@@ -17,11 +18,16 @@ from pyops.warehouse.protocol import Commit
 
 
 def publish(
-    project: Project, names: Sequence[str] = (), *, listener: Listener | None = None
+    project: Project,
+    names: Sequence[str] = (),
+    *,
+    run_id: str | None = None,
+    day: date | None = None,
+    listener: Listener | None = None,
 ) -> list[Extraction]:
-    """Validates and publishes what is staged, of all tables or those named.
+    """Validates and publishes what is staged, of all tables or those named; or of one run, or one day.
 
-    There is one result for each table, failed ones too.
+    There is one result for each staged load, failed ones too.
     """
     invocation = Invocation(project, listener)
     invocation.settle()
@@ -49,4 +55,4 @@ def publish(
         assert recording is not None
         return Extraction(table, recording.run, failure, gates=recording.gates)
 
-    return each_staged(invocation, names, step)
+    return each_staged(invocation, names, step, run_id=run_id, day=day)

@@ -24,12 +24,13 @@ class Reconciliation:
     extra: int  # keys only the warehouse has
     different: int  # keys of both, with other values
     dead_letters: int
+    duplicates: int = 0  # rows of the source whose key another row has
     run: Run | None = None  # what ``apply`` recorded
 
     @property
     def is_equal(self) -> bool:
         """Whether both hold the same rows, as far as they can be landed."""
-        return not (self.missing or self.extra or self.different)
+        return not (self.missing or self.extra or self.different or self.duplicates)
 
 
 def reconcile(project: Project, name: str, *, apply: bool = False) -> Reconciliation:
@@ -49,18 +50,14 @@ def reconcile(project: Project, name: str, *, apply: bool = False) -> Reconcilia
     invocation.settle()
     state = invocation.warehouse.states([table])[table]
     if not state.columns:
-        raise OperationError(
-            f"{table}: {'.'.join(table.target)} is not there", hint=f"run pyops extract {table}"
-        )
+        raise OperationError(f"{table}: {'.'.join(table.target)} is not there", hint=f"run pyops extract {table}")
     with (
         invocation.recording(invocation.begun(table, "reconcile", "merge")) as recording,
         open_source(project, table.source) as source,
         invocation.stage(recording) as stage,
     ):
         staged = source.compare(table, state, stage)
-        recording.note(
-            rows_read=staged.rows_read, bytes_read=staged.bytes_read, rows_dead_lettered=stage.dead_letters
-        )
+        recording.note(rows_read=staged.rows_read, bytes_read=staged.bytes_read, rows_dead_lettered=stage.dead_letters)
         found = _compared(invocation.warehouse, stage, table, staged)
         if apply and not found.is_equal:
             return replace(found, run=recording.commit(stage, staged.commit))
@@ -82,9 +79,9 @@ def _compared(warehouse: Warehouse, stage: Stage, table: Table, staged: Staged) 
             f" (SELECT count(*) FROM rows AS r ANTI JOIN {target} AS t ON {same}),"
             f" (SELECT count(*) FROM {target} AS t WHERE {is_extra(stage.columns, key)}),"
             f" (SELECT count(*) FROM rows AS r JOIN {target} AS t ON {same}"
-            f"  WHERE {differs or 'false'})"
+            f"  WHERE {differs or 'false'}), (SELECT count(*) FROM rows)"
         ).fetchall()[0]
-    warehouse_rows, missing, extra, different = counts
-    return Reconciliation(
-        *(str(table), staged.rows_read, warehouse_rows), *(missing, extra, different, stage.dead_letters)
-    )
+    rows, missing, extra, different, distinct = counts
+    duplicates = staged.rows_read - stage.dead_letters - distinct
+    differing = (missing, extra, different, stage.dead_letters, duplicates)
+    return Reconciliation(str(table), staged.rows_read, rows, *differing)

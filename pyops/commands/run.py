@@ -48,6 +48,4 @@ def run(project: Project, *, listener: Listener | None = None) -> Summary:
     if listener:
         listener.pause()
     counts, succeeded = dbt.build(project.directory, open_warehouse(project).dbt_environment())
-    return replace(
-        summary, dbt=counts, dbt_seconds=time.monotonic() - captured, exit_code=0 if succeeded else 1
-    )
+    return replace(summary, dbt=counts, dbt_seconds=time.monotonic() - captured, exit_code=0 if succeeded else 1)

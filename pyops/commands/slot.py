@@ -6,6 +6,7 @@ from datetime import datetime
 
 from pyops.cdc.postgres.capture import slot_name
 from pyops.cdc.postgres.changes import lsn_text
+from pyops.cdc.postgres.handshake import check_plugin
 from pyops.cdc.postgres.publication import Publications
 from pyops.cdc.postgres.slot import Server, Slot, drop_slot, lock_slot, look_at_server, look_at_slot
 from pyops.commands.cdc import captured_sources
@@ -72,12 +73,13 @@ def drop(project: Project, source: str) -> None:
     [source] = captured_sources(project, [source], with_slot=True)
     warehouse = open_warehouse(project)
     state = warehouse.capture_state(source)
-    has_one = state.offset is not None and state.offset.status != "dropped"
-    name = state.offset.slot if state.offset and has_one else slot_name(project, source)
     with connect(project.dsn(source), name=source) as session:
+        used = state.offset if state.offset and state.offset.status != "dropped" else None
+        name = used.slot if used else slot_name(project, source, session, None)
         lock_slot(session, name)
         server = look_at_server(session)
-        if look_at_slot(session, name) is not None:
+        if (slot := look_at_slot(session, name)) is not None:
+            check_plugin(source, slot)
             drop_slot(session, name)
         Publications.of(project, source, session, version=server.version).drop()
     if state.offset is not None:
@@ -88,11 +90,11 @@ def drop(project: Project, source: str) -> None:
 
 def _status(project: Project, source: str) -> SlotStatus:
     offset = open_warehouse(project).capture_state(source).offset
-    status = SlotStatus(source, slot_name(project, source))
     if offset is None or offset.status == "dropped":
-        return replace(status, problem=f"there is no slot yet: run pyops cdc {source}")
-    status = replace(
-        status,
+        name = project.postgres(source).slot or ""
+        return SlotStatus(source, name, problem=f"there is no slot yet: run pyops cdc {source}")
+    status = SlotStatus(
+        *(source, offset.slot),
         generation=offset.generation,
         position=lsn_text(offset.lsn),
         last_change_at=offset.committed_at,
@@ -106,9 +108,7 @@ def _status(project: Project, source: str) -> SlotStatus:
         return replace(status, problem=str(error))
 
 
-def _compared(
-    status: SlotStatus, offset: Offset, server: Server, slot: Slot | None, session: Session
-) -> SlotStatus:
+def _compared(status: SlotStatus, offset: Offset, server: Server, slot: Slot | None, session: Session) -> SlotStatus:
     lag = max(server.flushed - offset.lsn, 0)
     seconds = None
     if offset.caught_up_at is not None:
@@ -135,12 +135,8 @@ def _warnings(session: Session, slot: Slot) -> list[str]:
     most, idle, idle_text = session.query(_SETTINGS)[0]
     warnings = []
     if most == -1:
-        warnings.append(
-            "max_slot_wal_keep_size is not set: if this slot is not read any more, the source's disk fills"
-        )
-    elif slot.wal_status == "unreserved" or (
-        slot.safe_wal_size is not None and slot.safe_wal_size < (most << 20) // 5
-    ):
+        warnings.append("max_slot_wal_keep_size is not set: if this slot is not read any more, the source's disk fills")
+    elif slot.wal_status == "unreserved" or (slot.safe_wal_size is not None and slot.safe_wal_size < (most << 20) // 5):
         left = max(slot.safe_wal_size or 0, 0)
         warnings.append(
             f"the slot is lost after {left:,} more bytes of log (max_slot_wal_keep_size): run pyops cdc now"

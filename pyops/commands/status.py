@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from pyops.commands.invocation import open_warehouse
 from pyops.config.project import Project, Table
@@ -38,20 +39,15 @@ def status(project: Project) -> list[TableStatus]:
 
 
 def _status(table: Table, state: TableState, holders: Mapping[str, str]) -> TableStatus:
-    last = state.last_run
+    names = ("status", "finished_at", "rows_written", "error")
+    last: dict[str, Any] = {f"last_{name}": getattr(state.last_run, name, None) for name in names}
     return TableStatus(
-        table=str(table),
-        mode=table.config.mode,
-        target=".".join(table.target),
-        rows=state.rows if state.columns else None,
-        last_status=last.status if last else None,
-        last_finished_at=last.finished_at if last else None,
+        *(str(table), table.config.mode, ".".join(table.target), state.rows if state.columns else None),
         last_loaded_at=state.last_loaded_at,
-        last_rows_written=last.rows_written if last else None,
-        last_error=last.error if last else None,
         watermark=state.watermark.bound,
         held_back_by=tuple(holders.get(name, name) for name in sorted(state.watermark.waiting_for)),
         dead_letters=state.dead_letters,
+        **last,
     )
 
 

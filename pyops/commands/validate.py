@@ -1,6 +1,7 @@
 """``pyops validate``: evaluates the gates of what is staged, as often as one likes."""
 
 from collections.abc import Collection, Sequence
+from datetime import date
 from pathlib import Path
 
 from pyops.commands.extract import Extraction
@@ -19,6 +20,8 @@ def validate(
     names: Sequence[str] = (),
     *,
     checks: Collection[str] = (),
+    run_id: str | None = None,
+    day: date | None = None,
     listener: Listener | None = None,
 ) -> list[Extraction]:
     """Evaluates the gates of what is staged, or some families of them; changes nothing."""
@@ -32,9 +35,7 @@ def validate(
             stage, run, _ = Stage.reopen(path)
             with stage:
                 state = invocation.warehouse.states([table])[table]
-                results = evaluate(
-                    *(invocation.warehouse, stage, table), recent_rows=state.recent_rows, checks=checks
-                )
+                results = evaluate(*(invocation.warehouse, stage, table), recent_rows=state.recent_rows, checks=checks)
                 error = None
                 if any(result.status == "failed" for result in results):
                     error = failed(table, results, stage)
@@ -42,4 +43,4 @@ def validate(
         except PyopsError as error:
             return Extraction(table, ended(run, "failed", str(error)), error)
 
-    return each_staged(invocation, names, step)
+    return each_staged(invocation, names, step, run_id=run_id, day=day)

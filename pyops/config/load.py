@@ -86,9 +86,7 @@ def _read(directory: Path, file: str) -> _Document:
             hint="run pyops in the project's folder, or give --project-dir or --config",
         ) from None
     except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror}", hint="see --project-dir and --config"
-        ) from error
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="see --project-dir and --config") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8", hint="save it as UTF-8") from error
     except (yaml.YAMLError, ValueError) as error:
@@ -162,10 +160,7 @@ def _explain(error: dict[str, Any]) -> tuple[list[str], str, str]:
 
 
 _SOURCES: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {  # each kind, and its tables
-    get_args(kind.model_fields["type"].annotation)[0]: (
-        kind,
-        get_args(kind.model_fields["tables"].annotation)[1],
-    )
+    get_args(kind.model_fields["type"].annotation)[0]: (kind, get_args(kind.model_fields["tables"].annotation)[1])
     for kind in get_args(get_args(Source)[0])
 }
 _GATES: dict[str, type[BaseModel]] = {"expect": Expectation, "references": Reference}

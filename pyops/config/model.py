@@ -6,15 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from pyops.config.units import duration, size
 from pyops.errors import UsageError
@@ -51,7 +43,7 @@ def _types(check: Callable[[str], str]) -> Callable[[dict[str, str]], dict[str, 
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
-Lookback = Annotated[timedelta | int, BeforeValidator(_duration)]
+Lookback = Annotated[timedelta | int | float, BeforeValidator(_duration)]
 Size = Annotated[int, BeforeValidator(lambda value: size(str(value)))]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Types = Annotated[dict[str, str], AfterValidator(_types(check_type))]
@@ -100,9 +92,7 @@ class Reference(_Section):
     @classmethod
     def _has_three_parts(cls, value: str) -> str:
         if not re.fullmatch(r"[^.]+\.[^.]+\.[^.]+", value):
-            raise ValueError(
-                f"invalid reference {value!r}: write schema, table and column, like raw.users.id"
-            )
+            raise ValueError(f"invalid reference {value!r}: write schema, table and column, like raw.users.id")
         return value
 
     @property
@@ -175,6 +165,7 @@ class TableConfig(_Section):
     on_schema_change: Literal["evolve", "fail"] = "evolve"
     max_dead_letter_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
     retention: Duration | None = None
+    adopt: bool = False
     gates: Gates = Gates()
 
     @model_validator(mode="after")
@@ -191,8 +182,7 @@ class TableConfig(_Section):
             yield "mode partition and partition_by go together: it is the column of the days"
         if self.replaces_by_key and not self.primary_key:
             yield (
-                f"{self.write_pattern} needs a primary_key:"
-                " without one, a row that is read twice would be stored twice"
+                f"{self.write_pattern} needs a primary_key: without one, a row that is read twice would be stored twice"
             )
         if self.columns and self.exclude:
             yield "columns and exclude both choose the columns: keep one"
@@ -246,9 +236,7 @@ class TableConfig(_Section):
     @property
     def replaces_by_key(self) -> bool:
         """Whether a load replaces the rows that have its keys, rather than days or everything."""
-        return self.write_pattern == "merge" or (
-            self.write_pattern == "delete_insert" and self.mode == "incremental"
-        )
+        return self.write_pattern == "merge" or (self.write_pattern == "delete_insert" and self.mode == "incremental")
 
 
 class SourceConfig(_Section):
@@ -268,6 +256,7 @@ class PostgresTable(TableConfig):
     schema_: str = Field("public", alias="schema")
     cursor: str | None = None
     lookback: Lookback | None = None
+    timezone: str | None = None
     on_null_cursor: Literal["include", "fail"] | None = None
 
     def _problems(self) -> Iterator[str]:
@@ -333,8 +322,7 @@ class FilesTable(TableConfig):
             yield "parquet files have their own types: remove types"
         if self.mode in {"incremental", "cdc"}:
             yield (
-                f"files have no {'cursor' if self.mode == 'incremental' else 'change log'}:"
-                " use mode full or partition"
+                f"files have no {'cursor' if self.mode == 'incremental' else 'change log'}: use mode full or partition"
             )
         if (self.mode == "partition") != ("{date}" in self.path):
             yield "mode partition and a {date} in the path go together: the day of a file"

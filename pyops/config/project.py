@@ -1,7 +1,9 @@
 """A project: its folder, its configuration, its tables by name."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
@@ -31,6 +33,23 @@ class Table(TableId):
                     f"{self}: there is no column {name} {where}",
                     hint=did_you_mean(name, there) or f"there are: {', '.join(there)}",
                 )
+
+    def landed_as(self, salt: str) -> str:
+        """The keys that say what a landed row looks like, as JSON: to change one changes no landed row."""
+        config = self.config
+        mask = [*sorted(config.mask), *([sha256(salt.encode()).hexdigest()[:8]] if config.mask else [])]
+        keys = {"columns": sorted(config.columns), "exclude": sorted(config.exclude), "mask": mask}
+        return json.dumps({**keys, "primary_key": config.primary_key, "types": dict(config.declared_types)})
+
+    def refuse_changes(self, landed_as: str | None, salt: str) -> None:
+        """Refuses to land beside rows that were landed by another configuration."""
+        before, now = (json.loads(text or "{}") for text in (landed_as, self.landed_as(salt)))
+        if changed := [key for key in before if before[key] != now.get(key)]:
+            raise UsageError(
+                f"{self}: {', '.join(changed)} changed in pyops.yml since it was landed: the rows that are"
+                " there would stay as they are",
+                hint=f"pyops extract {self} --full-refresh lands it anew",
+            )
 
     @property
     def postgres(self) -> PostgresTable:

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 app = typer.Typer(
-    help="A sample shop in a real PostgreSQL server that runs from this project's folder.",
-    no_args_is_help=True,
+    help="A sample shop in a real PostgreSQL server that runs from this project's folder.", no_args_is_help=True
 )
 
 ProjectDir = Annotated[

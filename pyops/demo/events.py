@@ -92,9 +92,7 @@ def remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def _texts(
-    orders: pa.Table, items: pa.Table, *, days: list[date], missing: set[date]
-) -> list[tuple[date, str]]:
+def _texts(orders: pa.Table, items: pa.Table, *, days: list[date], missing: set[date]) -> list[tuple[date, str]]:
     """The text of each missing day's file."""
     import duckdb
     import pyarrow as pa
@@ -125,9 +123,6 @@ def _path(folder: Path, day: date) -> Path:
 def _write_file(path: Path, text: str) -> None:
     fresh = path.with_name(path.name + ".new")
     # Without a time in the header, the same text gives the same bytes.
-    with (
-        fresh.open("wb") as file,
-        gzip.GzipFile(_MADE_BY, "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
-    ):
+    with fresh.open("wb") as file, gzip.GzipFile(_MADE_BY, "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
         packed.write(text.encode())
     fresh.rename(path)

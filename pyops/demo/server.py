@@ -102,8 +102,7 @@ class Server:
             # Backends of a killed postmaster end by themselves, but not always at once.
             if "pre-existing shared memory block" not in said or time.monotonic() > deadline:
                 raise OperationError(
-                    f"PostgreSQL did not start in {self._data}:\n{said[-2000:].strip()}",
-                    hint=f"the whole log is {log}",
+                    f"PostgreSQL did not start in {self._data}:\n{said[-2000:].strip()}", hint=f"the whole log is {log}"
                 )
             time.sleep(0.1)
 
@@ -114,8 +113,7 @@ class Server:
         folder = self._socket_folder()
         if self._pg_ctl("stop", "--mode", "fast", "--timeout", "60") != 0:
             raise OperationError(
-                f"PostgreSQL in {self._data} did not stop within 60 seconds",
-                hint=f"look at {self._data / 'log'}",
+                f"PostgreSQL in {self._data} did not stop within 60 seconds", hint=f"look at {self._data / 'log'}"
             )
         if folder != self._data:
             shutil.rmtree(folder, ignore_errors=True)
@@ -327,8 +325,7 @@ def _own_folder(folder: Path, *, mode: int, owner: int) -> None:
         found = folder.lstat()
         if folder.is_symlink() or found.st_uid != owner or found.st_mode & 0o022:
             raise OperationError(
-                f"{folder} exists and is not owned by this server",
-                hint="remove it, then run the command again",
+                f"{folder} exists and is not owned by this server", hint="remove it, then run the command again"
             ) from None
 
 

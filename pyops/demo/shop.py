@@ -25,8 +25,7 @@ def find_data(project_dir: Path) -> Path:
         if (root / name).is_file():
             return root / name
     raise UsageError(
-        f"{name} is not in {project_dir}",
-        hint="run this in a clone of the repository, or give one with --project-dir",
+        f"{name} is not in {project_dir}", hint="run this in a clone of the repository, or give one with --project-dir"
     )
 
 
@@ -87,9 +86,7 @@ def summarize(dsn: str) -> Summary:
 def require_shop(cursor: Cursor) -> None:
     """Raises an OperationError unless the shop is in the database."""
     if not _has_shop(cursor):
-        raise OperationError(
-            "the shop's tables are not in this database", hint="load them with: pyops demo up"
-        )
+        raise OperationError("the shop's tables are not in this database", hint="load them with: pyops demo up")
 
 
 def _has_shop(cursor: Cursor) -> bool:

@@ -43,9 +43,7 @@ class Traffic:
     counts: dict[str, int]
 
 
-def commit_days(
-    dsn: str, *, days: int, seed: int, on_day: Callable[[date], None] = lambda day: None
-) -> Traffic:
+def commit_days(dsn: str, *, days: int, seed: int, on_day: Callable[[date], None] = lambda day: None) -> Traffic:
     """Commits one or more days after the last one in the database; calls ``on_day`` after each."""
     folder = Path(__file__).parent / "steps"
     steps = {name: (folder / f"{name}.sql").read_text() for _, name in _DAY}
@@ -56,9 +54,7 @@ def commit_days(
         lock = "select pg_try_advisory_lock(hashtext('pyops demo traffic'))"
         [(is_alone,)] = query(cursor, lock)
         if not is_alone:
-            raise OperationError(
-                "another process is committing traffic to this shop", hint="wait until it is done"
-            )
+            raise OperationError("another process is committing traffic to this shop", hint="wait until it is done")
         latest = ", ".join(f"(select max(updated_at) from {table})" for table in TABLES)
         first = query(cursor, f"select greatest({latest})")[0][0].date() + timedelta(days=1)
         connection.commit()

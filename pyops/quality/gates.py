@@ -1,8 +1,7 @@
 """Gates: what staged rows must pass before they are published, as figures that DuckDB computes.
 
-``evaluate`` says how each came out and changes nothing: the caller publishes, or does not, or moves
-the rows of ``dead_letter_rules`` to the dead letters. A condition that is NULL for a row is not
-broken by it, as in SQL's CHECK.
+``evaluate`` says how each came out and changes nothing: the caller publishes, or does not, or moves the rows of
+``dead_letter_rules`` to the dead letters. A condition that is NULL for a row is not broken by it, as in SQL's CHECK.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from pyops.quality.expressions import (
 from pyops.records import GateResult, GateStatus
 from pyops.sql import columns as listed
 from pyops.sql import identifier, literal
+from pyops.warehouse.bookkeeping import columns_of
 from pyops.words import did_you_mean
 
 CHECKS: Mapping[str, tuple[str, ...]] = {  # families of gates, as `--check` calls them
@@ -235,13 +235,7 @@ class _Evaluation:
     def _reference(self, column: str) -> GateResult:
         reference = self.gates.references[column]
         limit = Limit[float](threshold=0, on_fail=reference.on_fail)
-        types = dict(
-            self._all(
-                "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name ="
-                " 'warehouse' AND lower(schema_name) = lower(?) AND lower(table_name) = lower(?)",
-                *reference.table,
-            )
-        )
+        types = columns_of(self.connection, reference.table)
         if types:
             existing(f"references: {reference.to}", reference.column, types)
             databases = "SELECT path FROM duckdb_databases() WHERE database_name = 'warehouse'"
@@ -263,8 +257,7 @@ class _Evaluation:
             ) from None
         return self._rate(
             *(("references", column, limit), failing, condition),
-            f"{column} is not in {reference.to} in {failing:,} of {self.count:,} rows{absent};"
-            " every value must be",
+            f"{column} is not in {reference.to} in {failing:,} of {self.count:,} rows{absent}; every value must be",
             attach,
         )
 
@@ -279,9 +272,7 @@ class _Evaluation:
         result = self._result(of, figure, figure > of[2].threshold, query, said)
         return replace(result, failing_rows=failing)
 
-    def _result(
-        self, of: _Of, figure: float | None, exceeded: bool | None, query: str, said: str
-    ) -> GateResult:
+    def _result(self, of: _Of, figure: float | None, exceeded: bool | None, query: str, said: str) -> GateResult:
         gate, name, limit = of
         on_fail, threshold = limit.on_fail or self.gates.on_fail, limit.threshold
         if isinstance(threshold, timedelta):

@@ -14,18 +14,11 @@ from pyops.warehouse.recording import Recording
 
 
 def evaluate(
-    warehouse: Warehouse,
-    stage: Stage,
-    table: Table,
-    *,
-    recent_rows: Sequence[int],
-    checks: Collection[str] = (),
+    warehouse: Warehouse, stage: Stage, table: Table, *, recent_rows: Sequence[int], checks: Collection[str] = ()
 ) -> list[GateResult]:
     """Evaluates a table's gates, or some families of them, on staged rows; changes nothing."""
     with references(warehouse, stage, table):
-        return gates.evaluate(
-            stage.connection, table.config.gates, history=recent_rows, now=utc_now(), checks=checks
-        )
+        return gates.evaluate(stage.connection, table.config.gates, history=recent_rows, now=utc_now(), checks=checks)
 
 
 def references(warehouse: Warehouse, stage: Stage, table: Table) -> AbstractContextManager[object]:
@@ -33,9 +26,7 @@ def references(warehouse: Warehouse, stage: Stage, table: Table) -> AbstractCont
     return warehouse.attached(stage) if table.config.gates.references else nullcontext()
 
 
-def validate(
-    recording: Recording, stage: Stage, table: Table, commit: Commit, *, recent_rows: Sequence[int]
-) -> None:
+def validate(recording: Recording, stage: Stage, table: Table, commit: Commit, *, recent_rows: Sequence[int]) -> None:
     """Validates a staged load; rows that a gate makes dead letters leave it."""
     warehouse = recording.warehouse
     results = evaluate(warehouse, stage, table, recent_rows=recent_rows)
@@ -44,7 +35,8 @@ def validate(
             for condition, column, reason in gates.dead_letter_rules(table.config.gates, results):
                 stage.reject(condition, column, reason, key=table.config.primary_key)
     recording.note(rows_dead_lettered=stage.dead_letters)
-    results.append(dead_letter_rate(recording.run, table.config.max_dead_letter_rate))
+    rate = table.config.max_dead_letter_rate
+    results.append(dead_letter_rate(recording.run, rate, more=stage.refused_lines))
     recording.gates = tuple(results)
     if any(result.status == "failed" for result in results):
         stage.keep(replace(recording.run, status="rejected"), commit.to_json())
@@ -60,11 +52,12 @@ def failed(table: Table, results: Sequence[GateResult], stage: Stage | None) -> 
     return GateError(f"{table}: {said}: nothing was published", results=tuple(results), hint=hint)
 
 
-def dead_letter_rate(run: Run, threshold: float) -> GateResult:
-    """The share of dead letters, as a gate like the others."""
-    rate = run.rows_dead_lettered / run.rows_read if run.rows_read else 0.0
+def dead_letter_rate(run: Run, threshold: float, *, more: int = 0) -> GateResult:
+    """The share of dead letters, as a gate like the others; ``more`` are further lines of theirs."""
+    rows = run.rows_read + more
+    rate = (run.rows_dead_lettered + more) / rows if rows else 0.0
     status: GateStatus = "failed" if rate > threshold else "passed"
     query = "SELECT reason, column_name, count(*) FROM dead_letters GROUP BY ALL"
-    said = f"{rate:.3%} of {run.rows_read} rows are dead letters; the limit is {threshold:.3%}"
+    said = f"{rate:.3%} of {rows} rows are dead letters; the limit is {threshold:.3%}"
     figures = (rate, threshold, run.rows_dead_lettered)
     return GateResult("max_dead_letter_rate", "", status, *figures, "fail", query, said)

@@ -93,9 +93,8 @@ class Source(AbstractContextManager["Source"]):
 class Chunk:
     """Changes that become visible at once.
 
-    ``stage`` fills a staging file and returns the commit; without one, ``commit`` notes where the
-    capture stands. ``landed`` is the run, once committed. A chunk of one table that fails leaves
-    the others alone.
+    ``stage`` fills a staging file and returns the commit; without one, ``commit`` notes where the capture stands.
+    ``landed`` is the run, once committed. A chunk of one table that fails leaves the others alone.
     """
 
     mode: Literal["cdc", "snapshot"] = "cdc"

@@ -46,10 +46,7 @@ def typed(
     mappings: Mapping[str, ColumnMapping], key: tuple[str, ...], *, required: bool = True, where: str = "true"
 ) -> str:
     """The SELECT that types each column and describes the first fault of a row in ``_fault``."""
-    raw = {
-        name: mapping.text or text_of(identifier(name), mapping.warehouse)
-        for name, mapping in mappings.items()
-    }
+    raw = {name: mapping.text or text_of(identifier(name), mapping.warehouse) for name, mapping in mappings.items()}
     mark = "_"  # in front of the names of converted columns, so that they are no other's
     while any(name.startswith(mark) for name in mappings):
         mark += "_"
@@ -67,8 +64,7 @@ def typed(
     arrived = f"(SELECT *, {conversions} FROM arrived WHERE {where})"
     if not faults:
         return f"SELECT {columns}, NULL::VARCHAR[] AS _fault FROM {arrived}"
-    # The fault's number first, what it stands for second: the statement grows with the columns,
-    # not with their square.
+    # The fault's number first, what it stands for second: the statement grows with the columns, not with their square.
     numbers = " ".join(f"WHEN {fault[2]} THEN {n}" for n, fault in enumerate(faults, 1))
     landed = {  # as ``key_json`` has it of the row then
         name: f"coalesce({text_of(converted[name], mappings[name].warehouse)}, {raw[name]})" for name in key

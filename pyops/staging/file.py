@@ -26,6 +26,8 @@ from pyops.staging.columns import DEAD_LETTER, ColumnMapping, key_json, row_json
 from pyops.staging.prefetch import Batches
 
 _T = TypeVar("_T")
+# Older versions of rows are few in one snapshot; more of them are rows of their own.
+_VERSIONS, _VERSIONS_RATE = 10, 0.1
 
 
 @dataclass
@@ -48,8 +50,7 @@ class Stage(AbstractContextManager["Stage"]):
                 with _locked(directory):
                     connection = duckdb.connect(str(path), config=memory.SETTINGS)
                 connection.execute(
-                    "CREATE TABLE run AS SELECT ? AS run, NULL::VARCHAR AS load, '' AS memory",
-                    [run.to_json()],
+                    "CREATE TABLE run AS SELECT ? AS run, NULL::VARCHAR AS load, '' AS memory", [run.to_json()]
                 )
                 connection.execute("CHECKPOINT")
             except BaseException:
@@ -65,9 +66,7 @@ class Stage(AbstractContextManager["Stage"]):
                 connection = duckdb.connect(path, config=memory.SETTINGS)
             except duckdb.IOException as error:
                 if "Could not set lock" in str(error):
-                    raise TransientError(
-                        f"{path.name} is open in another process", hint="wait for that one"
-                    ) from None
+                    raise TransientError(f"{path.name} is open in another process", hint="wait for that one") from None
                 raise
         run, load, limit = connection.execute("SELECT run, load, memory FROM run").fetchall()[0]
         connection.execute(f"SET memory_limit = {literal(limit)}")
@@ -78,8 +77,7 @@ class Stage(AbstractContextManager["Stage"]):
     def keep(self, run: Run, load: str) -> None:
         """Leaves the file for another command, with the run so far and what is to be loaded."""
         self.connection.execute(
-            "UPDATE run SET run = ?, load = ?, memory = current_setting('memory_limit')",
-            [run.to_json(), load],
+            "UPDATE run SET run = ?, load = ?, memory = current_setting('memory_limit')", [run.to_json(), load]
         )
         self.connection.execute("CHECKPOINT")
         self.kept = True
@@ -147,8 +145,7 @@ class Stage(AbstractContextManager["Stage"]):
         self._execute(f"CREATE TABLE rows AS {typed(mappings, key)}")
         self._sort_out_faults()
         self._execute(
-            "INSERT INTO dead_letters (reason, payload, file, line)"
-            " SELECT reason, payload, _file, _line FROM refused"
+            "INSERT INTO dead_letters (reason, payload, file, line) SELECT reason, payload, _file, _line FROM refused"
         )
         self._execute("DROP TABLE arrived")
 
@@ -202,6 +199,13 @@ class Stage(AbstractContextManager["Stage"]):
     def dead_letters(self) -> int:
         return self._number("SELECT count(*) FROM dead_letters")
 
+    @property
+    def refused_lines(self) -> int:
+        """How many lines of files the dead letters that could not be parsed have beyond one each."""
+        breaks = "len(payload) - len(replace(payload, chr(10), ''))"
+        where = "column_name IS NULL AND file IS NOT NULL"
+        return self._number(f"SELECT coalesce(sum({breaks}), 0)::BIGINT FROM dead_letters WHERE {where}")
+
     def reject(self, condition: str, column: str, reason: str, *, key: tuple[str, ...]) -> None:
         """Makes dead letters of the typed rows that meet a condition."""
         value = text_of(identifier(column), self.columns[column]) if column else "NULL"
@@ -216,22 +220,26 @@ class Stage(AbstractContextManager["Stage"]):
     def null_count(self, column: str) -> int:
         return self._number(f"SELECT count(*) FROM rows WHERE {identifier(column)} IS NULL")
 
-    def keep_newest(self, key: tuple[str, ...], newest_by: str | None, *, table: str) -> int:
+    def keep_newest(self, key: tuple[str, ...], newest_by: str | None, *, table: str, order: str = "") -> int:
         """Leaves one row a key, that of the largest cursor; returns how many went."""
         keys = listed(key)
         total, distinct = self._execute(f"SELECT count(*), count(DISTINCT ({keys},)) FROM rows")
         if total == distinct:
             return 0
         if newest_by is not None:
-            order = identifier(newest_by)
-            if self.columns[newest_by] == "VARCHAR":  # an unbounded numeric; texts become NULL
-                order = f"TRY_CAST({order} AS DECIMAL(38,12)) DESC NULLS LAST, {order}"
             self._execute(
                 "CREATE OR REPLACE TABLE rows AS SELECT * FROM rows QUALIFY"
-                f" rank() OVER (PARTITION BY {keys} ORDER BY {order} DESC NULLS LAST) = 1"
+                f" rank() OVER (PARTITION BY {keys}"
+                f" ORDER BY {order or f'{identifier(newest_by)} DESC NULLS LAST'}) = 1"
             )
         if (left := self._number("SELECT count(*) FROM rows")) > distinct:
             raise _equal_keys(table, key, newest_by, left - distinct)
+        if total - left > max(_VERSIONS, total * _VERSIONS_RATE):
+            raise DataError(
+                f"{table}: {total - left} of {total} rows share their primary_key ({', '.join(key)}) with a"
+                " newer one: it does not identify a row",
+                hint="name the columns that do in `primary_key`",
+            )
         return int(total - left)
 
     def _execute(self, statement: str) -> tuple[int, ...]:
@@ -261,35 +269,34 @@ def _equal_keys(table: str, key: tuple[str, ...], newest_by: str | None, rows: i
 
 def sweep(directory: Path) -> list[tuple[Path, Run | None]]:
     """Finds the staging files of killed runs, each with its run if it can be read."""
-    return [(path, run) for path, run in _idle(directory) if not run or run.status == "running"]
+    return [(path, run) for path, run, _ in _idle(directory) if not run or run.status == "running"]
 
 
-def kept(directory: Path) -> list[tuple[Path, Run]]:
-    """Finds the staging files that wait for another command, the newest first."""
-    found = [(path, run) for path, run in _idle(directory) if run and run.status != "running"]
-    return found[::-1]
+def kept(directory: Path) -> list[tuple[Path, Run, str]]:
+    """Finds the staging files that wait for another command, with what is to be loaded; oldest first."""
+    return [(path, run, load) for path, run, load in _idle(directory) if run and run.status != "running"]
 
 
 def busy(directory: Path) -> list[Path]:
     """Finds the staging files of runs that are under way, whatever they hold."""
-    return sorted(set(directory.glob("*.duckdb")) - {path for path, _ in _idle(directory)})
+    return sorted(set(directory.glob("*.duckdb")) - {path for path, _, _ in _idle(directory)})
 
 
-def _idle(directory: Path) -> list[tuple[Path, Run | None]]:
+def _idle(directory: Path) -> list[tuple[Path, Run | None, str]]:
     """The staging files that no process has open, the oldest first."""
     if not directory.exists():
         return []
-    idle: list[tuple[Path, Run | None]] = []
+    idle: list[tuple[Path, Run | None, str]] = []
     with _locked(directory), interruptions():
         for path in sorted(directory.glob("*.duckdb")):
             try:
                 with duckdb.connect(str(path)) as connection:
-                    row = connection.execute("SELECT run FROM run").fetchone()
+                    row = connection.execute("SELECT run, load FROM run").fetchone()
             except duckdb.Error as error:
                 if "Could not set lock" not in str(error):
-                    idle.append((path, None))  # killed while it was made
+                    idle.append((path, None, ""))  # killed while it was made
             else:
-                idle.append((path, Run.from_json(row[0]) if row else None))
+                idle.append((path, Run.from_json(row[0]), row[1] or "") if row else (path, None, ""))
     return idle
 
 

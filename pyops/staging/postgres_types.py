@@ -41,6 +41,19 @@ class PostgresType:
     element: str | None = None
 
 
+def newest_first(column: str) -> str:
+    """The DuckDB ORDER BY of numbers of any size that are kept as PostgreSQL's text of a numeric."""
+    text = identifier(column)
+    rank = f"CASE {text} WHEN 'NaN' THEN 3 WHEN 'Infinity' THEN 2 WHEN '-Infinity' THEN -2"
+    rank += f" ELSE 1 - 2 * starts_with({text}, '-')::INTEGER END"
+    whole, digits = f"split_part(ltrim({text}, '-'), '.', 1)", f"ltrim({text}, '-')"
+    digits = f"CASE WHEN contains({text}, '.') THEN rtrim({digits}, '0') ELSE {digits} || '.' END"
+    terms = [f"{text} IS NULL", f"{rank} DESC"]
+    for sign, order in ((">", "DESC"), ("<", "ASC")):
+        terms += [f"CASE WHEN {rank} {sign} 0 THEN {value} END {order}" for value in (f"length({whole})", digits)]
+    return ", ".join(terms)
+
+
 def mapping_of(column: str, type_: PostgresType) -> ColumnMapping:
     """Says how a column of a PostgreSQL type is landed."""
     name = identifier(column)
@@ -130,10 +143,7 @@ def _timestamp(name: str) -> ColumnMapping:
         f" WHEN {name} = make_timestamp({minus_infinity}) THEN '-infinity'"
     )
     # DuckDB's own infinities are two moments of the year 294247 to PostgreSQL.
-    convert = (
-        f"CASE WHEN {name} >= TIMESTAMP '0001-01-01' AND {name} < TIMESTAMP 'infinity' THEN {name}"
-        f" {infinite} END"
-    )
+    convert = f"CASE WHEN {name} >= TIMESTAMP '0001-01-01' AND {name} < TIMESTAMP 'infinity' THEN {name} {infinite} END"
     cycle = f"make_timestamp((epoch_us({name})::HUGEINT + {2**64 - _CYCLE_US})::BIGINT)"
     far = f"(year({cycle}) + {_CYCLE_YEARS}) || substr({cycle}::VARCHAR, 7)"
     text = (

@@ -58,10 +58,7 @@ class Batches(Prefetch[pa.RecordBatch]):
     """Batches that are read ahead and counted; ``widened`` hears of wider rows before they come."""
 
     def __init__(
-        self,
-        batches: Iterator[pa.RecordBatch],
-        progress: Callable[[int, int], None],
-        widened: Callable[[int], None],
+        self, batches: Iterator[pa.RecordBatch], progress: Callable[[int, int], None], widened: Callable[[int], None]
     ) -> None:
         super().__init__(self._measured(batches))
         self.rows = 0

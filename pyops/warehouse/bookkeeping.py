@@ -10,7 +10,7 @@ from duckdb import DuckDBPyConnection as Connection
 from pyops import records
 from pyops.errors import OperationError, TransientError
 from pyops.records import Run, TableId, utc_now
-from pyops.sql import qualified
+from pyops.sql import literal, qualified
 from pyops.staging.columns import key_json
 from pyops.warehouse import protocol
 from pyops.warehouse.protocol import CaptureState, TableState, Write
@@ -25,6 +25,8 @@ _RECORDS: Mapping[type, str] = {
 }
 _MINE = "source = ? AND table_name = ?"
 _LETTERS = "warehouse.pyops.dead_letters"
+# Where a dead letter came from, and what stood there: equal rows of two places are two.
+_IDENTITY = "coalesce(file || ':' || line, key, ''), payload"
 
 # Script n takes the bookkeeping from version n - 1 to n. Each can be run again: a kill may come
 # between a script and its number.
@@ -55,8 +57,7 @@ def version(connection: Connection) -> int:
     found = int(_one(connection, newest))
     if found > VERSION:
         raise OperationError(
-            f"the warehouse was made by a newer pyops: its bookkeeping has version {found}, this"
-            f" pyops knows {VERSION}",
+            f"the warehouse was made by a newer pyops: its bookkeeping has version {found}, this pyops knows {VERSION}",
             hint="upgrade pyops: pip install --upgrade pyops",
         )
     return found
@@ -77,16 +78,12 @@ def upgrade(connection: Connection) -> None:
 
 def columns_of(connection: Connection, target: records.Relation) -> dict[str, str]:
     """The type of each column of a table by name; empty if there is none."""
-    return dict(
-        _all(
-            connection,
-            "SELECT column_name, data_type FROM duckdb_columns()"
-            " SEMI JOIN duckdb_tables() USING (database_name, schema_name, table_name)"
-            " WHERE database_name = 'warehouse' AND lower(schema_name) = lower(?)"
-            " AND lower(table_name) = lower(?) ORDER BY column_index",
-            *target,
-        )
+    query = "SELECT column_name, data_type FROM duckdb_columns()"
+    query += (
+        " SEMI JOIN duckdb_tables() USING (database_name, schema_name, table_name) WHERE database_name = 'warehouse'"
     )
+    query += " AND lower(schema_name) = lower(?) AND lower(table_name) = lower(?) ORDER BY column_index"
+    return dict(_all(connection, query, *target))
 
 
 def table_state(connection: Connection, table: TableId) -> TableState:
@@ -100,9 +97,7 @@ def table_state(connection: Connection, table: TableId) -> TableState:
     def mine(query: str, more: str = "") -> list[tuple[Any, ...]]:
         return _all(connection, f"{query} WHERE {_MINE}{more}", table.source, table.name)
 
-    last_load, loaded_at = mine(
-        "SELECT coalesce(max(load_id), 0), max(loaded_at) FROM warehouse.pyops.loads"
-    )[0]
+    last_load, loaded_at = mine("SELECT coalesce(max(load_id), 0), max(loaded_at) FROM warehouse.pyops.loads")[0]
     recent = mine(
         "SELECT rows_read FROM warehouse.pyops.runs",
         " AND status = 'succeeded' AND mode NOT IN ('reconcile', 'replay') AND rows_read > 0"
@@ -111,18 +106,20 @@ def table_state(connection: Connection, table: TableId) -> TableState:
     [(letters,)] = mine(f"SELECT count(*) FROM {_LETTERS}", " AND status = 'open'")
     files: dict[str, tuple[int, int]] = {}
     cursor, watermark = None, records.Watermark()
-    if columns:  # what a dropped table had read is to be read again
-        landed = mine("SELECT file, size, mtime_ns FROM warehouse.pyops.files")
+    landed_as = None
+    if columns:  # what a dropped table, or another target, had read is to be read again
+        name = literal(".".join(table.target))
+        here = f" AND load_id NOT IN (SELECT load_id FROM warehouse.pyops.loads WHERE target <> {name}"
+        here += f" AND (source, table_name) = ({literal(table.source)}, {literal(table.name)}))"
+        landed = mine("SELECT file, size, mtime_ns FROM warehouse.pyops.files", here)
         files = {name: (size, mtime) for name, size, mtime in landed}
-        if marks := mine(
-            "SELECT cursor_column, bound, candidate, waiting_for FROM warehouse.pyops.watermarks"
-        ):
+        of_target = f" AND target = {name} AND landed_as IS NOT NULL"
+        [(landed_as,)] = mine("SELECT max_by(landed_as, load_id) FROM warehouse.pyops.loads", of_target)
+        if marks := mine("SELECT cursor_column, bound, candidate, waiting_for FROM warehouse.pyops.watermarks", here):
             cursor, bound, candidate, waiting = marks[0]
             watermark = records.Watermark(bound, candidate, frozenset(waiting))
-    return TableState(
-        *(columns, count, last_load, loaded_at, _last_run(connection, table)),
-        *(cursor, watermark, files, tuple(n for (n,) in recent), letters),
-    )
+    known = (columns, count, last_load, loaded_at, _last_run(connection, table), cursor, watermark, files)
+    return TableState(*known, tuple(n for (n,) in recent), letters, landed_as)
 
 
 def _last_run(connection: Connection, table: TableId) -> Run | None:
@@ -136,9 +133,7 @@ def _last_run(connection: Connection, table: TableId) -> Run | None:
     return found[0] if found else None
 
 
-def rows(
-    connection: Connection, record: type[_T], condition: str, *parameters: object, order: str = "1"
-) -> list[_T]:
+def rows(connection: Connection, record: type[_T], condition: str, *parameters: object, order: str = "1") -> list[_T]:
     """The rows of one kind that meet a condition; none where there is no bookkeeping yet."""
     if not version(connection):
         return []
@@ -148,10 +143,10 @@ def rows(
 
 
 def capture_state(connection: Connection, source: str) -> CaptureState:
-    found = rows(connection, records.Offset, "source = ?", source)
-    if not found:
-        return CaptureState()
-    [offset] = found
+    offsets = {offset.source: offset for offset in rows(connection, records.Offset, "true")}
+    newest = max((offset.generation for offset in offsets.values()), default=0)
+    if (offset := offsets.get(source)) is None:
+        return CaptureState(newest_generation=newest)
     tables = _all(
         connection,
         "SELECT table_name, generation, relation_oid, membership_oid, columns, snapshot,"
@@ -163,7 +158,7 @@ def capture_state(connection: Connection, source: str) -> CaptureState:
         name: records.Captured(name, generation, oid, member, tuple(columns), *snapshot)
         for name, generation, oid, member, columns, *snapshot in tables
     }
-    return CaptureState(offset, captured, log_keys(connection, source))
+    return CaptureState(offset, captured, log_keys(connection, source), newest)
 
 
 def log_keys(connection: Connection, source: str) -> dict[str, tuple[str, ...]]:
@@ -201,9 +196,7 @@ def dropped_columns(connection: Connection, table: TableId) -> set[str]:
 # What is expected
 
 
-def refuse_surprises(
-    connection: Connection, writes: Sequence[Write], capture: protocol.CaptureChange | None
-) -> None:
+def refuse_surprises(connection: Connection, writes: Sequence[Write], capture: protocol.CaptureChange | None) -> None:
     """Raises a TransientError if another process has committed since this was planned."""
     hint = "run it again: nothing was published"
     newest = f"SELECT coalesce(max(load_id), 0) FROM warehouse.pyops.loads WHERE {_MINE}"
@@ -233,7 +226,7 @@ def next_load(connection: Connection) -> int:
 
 
 def add_load(connection: Connection, run: Run, table: TableId, *figures: object) -> None:
-    """Notes that a commit has rows of a table: rows written and deleted, and when."""
+    """Notes that a commit has rows of a table: rows written and deleted, when, and landed how."""
     who = (table.source, table.name, ".".join(table.target))
     _insert(connection, "loads", run.load_id, run.run_id, *who, run.write_pattern, *figures)
 
@@ -248,9 +241,7 @@ def add_run(connection: Connection, run: Run, gates: Sequence[records.GateResult
         _insert(connection, "gate_results", *who, *astuple(result), utc_now())
 
 
-def add_schema_changes(
-    connection: Connection, load_id: int, table: TableId, changes: Sequence[SchemaChange]
-) -> None:
+def add_schema_changes(connection: Connection, load_id: int, table: TableId, changes: Sequence[SchemaChange]) -> None:
     for change in changes:
         what = (change.kind, change.column, change.old, change.new)
         who = (table.source, table.name)
@@ -266,9 +257,13 @@ def store_sidelines(connection: Connection, load_id: int, write: Write) -> None:
             place = (mark.bound, mark.candidate, sorted(mark.waiting_for))
             _insert(connection, "watermarks", *who, write.watermark.cursor, *place, load_id)
     if write.files:
+        names = [name for name, _, _ in write.files]
+        names += write.scope.names if isinstance(write.scope, protocol.ByFiles) else ()
+        gone = " AND file IN (SELECT unnest(?))"  # of a whole table, all that it was made from before
+        is_whole = isinstance(write.scope, protocol.Whole)
         connection.execute(
-            f"DELETE FROM warehouse.pyops.files WHERE {_MINE} AND file IN (SELECT unnest(?))",
-            [*who, [name for name, _, _ in write.files]],
+            f"DELETE FROM warehouse.pyops.files WHERE {_MINE}{'' if is_whole else gone}",
+            list[object](who) if is_whole else [*who, names],
         )
         connection.executemany(
             "INSERT INTO warehouse.pyops.files VALUES (?, ?, ?, ?, ?, ?)",
@@ -280,7 +275,7 @@ def settle_dead_letters(connection: Connection, load_id: int, run: Run, write: W
     """Adds a write's dead letters, and closes those that it has read again; returns how many."""
     who = [write.table.source, write.table.name]
     mine = f"{_MINE} AND status = 'open'"
-    again = f"payload IN (SELECT payload FROM ({write.dead_letters}))"
+    again = f"({_IDENTITY}) IN (SELECT ({_IDENTITY}) FROM ({write.dead_letters}))"
     superseded, parameters = "", list[object]()
     match write.supersedes or write.scope:
         case protocol.Whole():
@@ -293,14 +288,13 @@ def settle_dead_letters(connection: Connection, load_id: int, run: Run, write: W
     if superseded and _one(connection, f"SELECT count(*) FROM {_LETTERS} WHERE {mine}", *who):
         stays = "" if write.log else f" AND NOT {again}"
         connection.execute(
-            f"UPDATE {_LETTERS} SET status = 'superseded', resolved_by = ?"
-            f" WHERE {mine} AND {superseded}{stays}",
+            f"UPDATE {_LETTERS} SET status = 'superseded', resolved_by = ? WHERE {mine} AND {superseded}{stays}",
             [run.run_id, *who, *parameters],
         )
     found = int(_one(connection, f"SELECT count(*) FROM ({write.dead_letters})"))
     if found:
-        known = f"SELECT payload FROM {_LETTERS} WHERE {mine}"
-        is_new = "" if write.log else f" WHERE payload NOT IN ({known})"
+        known = f"SELECT ({_IDENTITY}) FROM {_LETTERS} WHERE {mine}"
+        is_new = "" if write.log else f" WHERE ({_IDENTITY}) NOT IN ({known})"
         connection.execute(
             f"INSERT INTO {_LETTERS} (run_id, load_id, source, table_name, key, column_name, value,"
             " reason, payload, recorded_at, letter_id, file, line, status)"
@@ -313,9 +307,7 @@ def settle_dead_letters(connection: Connection, load_id: int, run: Run, write: W
     return found
 
 
-def resolve_dead_letters(
-    connection: Connection, run: Run | None, replayed: Sequence[int], purges: str
-) -> int:
+def resolve_dead_letters(connection: Connection, run: Run | None, replayed: Sequence[int], purges: str) -> int:
     """Closes dead letters whose rows were landed; deletes those to purge and returns how many."""
     if replayed and run:
         connection.execute(

@@ -70,8 +70,9 @@ class Committing:
             locked_seconds=time.monotonic() - self.began,
         )
         for table in loaded:
-            counts = (self.written[table], self.deleted[table])
-            bookkeeping.add_load(self.connection, run, table, *counts, at)
+            how = next((w.landed_as for w in self.commit.writes if w.table == table and w.landed_as), None)
+            figures = (self.written[table], self.deleted[table], at, how)
+            bookkeeping.add_load(self.connection, run, table, *figures)
         bookkeeping.add_run(self.connection, run, self.commit.gates)
         return run
 
@@ -134,6 +135,11 @@ class Committing:
                 )
             return []
         own = {n: t for n, t in there.items() if n not in {"_load_id", "_loaded_at"}}
+        if len(own) == len(there) and not (write.adopts or write.log):
+            raise OperationError(
+                f"{table}: {'.'.join(table.target)} exists, and pyops did not make it",
+                hint="give the table another target; or adopt: true, and its rows are replaced",
+            )
         if write.log:
             if not there.keys() >= CHANGE_COLUMNS.keys():
                 raise OperationError(
@@ -188,9 +194,7 @@ class Committing:
             return f"r.{identifier(name)}{as_text}", f"t.{identifier(name)}{as_text}"
 
         differs = ["t._load_id IS NULL"] + [
-            " IS DISTINCT FROM ".join(pair(name))
-            if name.lower() in types
-            else f"r.{identifier(name)} IS NOT NULL"
+            " IS DISTINCT FROM ".join(pair(name)) if name.lower() in types else f"r.{identifier(name)} IS NOT NULL"
             for name in write.columns
             if name not in scope.key
         ]
@@ -201,9 +205,7 @@ class Committing:
             f"CREATE OR REPLACE TABLE changed AS SELECT r.*{kept} FROM ({write.rows}) AS r"
             f" LEFT JOIN {target} AS t ON {same_key} WHERE {' OR '.join(differs)}"
         )
-        self.unchanged += self._number(
-            f"SELECT (SELECT count(*) FROM ({write.rows})) - count(*) FROM changed"
-        )
+        self.unchanged += self._number(f"SELECT (SELECT count(*) FROM ({write.rows})) - count(*) FROM changed")
         return replace(write, rows="SELECT * FROM changed")
 
     def _delete(self, write: Write, target: str) -> int:
@@ -226,9 +228,7 @@ class Committing:
                     is_gone = is_extra(write.columns, key)
                     extra = self._number(f"DELETE FROM {target} AS t WHERE {is_gone}")
                 same = " AND ".join(f"t.{identifier(n)} = r.{identifier(n)}" for n in key)
-                return extra + self._number(
-                    f"DELETE FROM {target} AS t USING ({write.rows}) AS r WHERE {same}"
-                )
+                return extra + self._number(f"DELETE FROM {target} AS t USING ({write.rows}) AS r WHERE {same}")
 
     def _number(self, statement: str, *parameters: object) -> int:
         row = self.connection.execute(statement, list(parameters)).fetchone()

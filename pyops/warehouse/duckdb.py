@@ -174,9 +174,7 @@ class DuckDBWarehouse:
             self._write_mirror(at.connection)
         return run
 
-    def record(
-        self, runs: Sequence[Run], gates: Sequence[GateResult] = (), *, in_haste: bool = False
-    ) -> None:
+    def record(self, runs: Sequence[Run], gates: Sequence[GateResult] = (), *, in_haste: bool = False) -> None:
         if runs:
             timeout = _HASTE if in_haste else None
             with self.attached(read_only=False, lock_timeout=timeout) as at:
@@ -192,8 +190,7 @@ class DuckDBWarehouse:
             with explained(self._mirror):
                 new.parent.mkdir(parents=True, exist_ok=True)
                 connection.execute(
-                    "COPY (FROM warehouse.pyops.dead_letters ORDER BY letter_id)"
-                    f" TO {literal(str(new))} (FORMAT json)"
+                    f"COPY (FROM warehouse.pyops.dead_letters ORDER BY letter_id) TO {literal(str(new))} (FORMAT json)"
                 )
                 new.replace(self._mirror)
         except PyopsError as error:  # the commit is done; the next one writes it again

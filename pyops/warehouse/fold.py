@@ -134,13 +134,9 @@ class Fold:
         return "SELECT * REPLACE ([]::VARCHAR[] AS _unchanged) FROM temp.rewritten"
 
 
-def number_events(
-    connection: duckdb.DuckDBPyConnection, log: str, key: Sequence[str], *, where: str = "true"
-) -> Fold:
+def number_events(connection: duckdb.DuckDBPyConnection, log: str, key: Sequence[str], *, where: str = "true") -> Fold:
     """Makes ``temp.events`` of those events of a log, without a gap, that meet a condition."""
-    found = connection.execute(
-        f"SELECT DISTINCT unnest(_unchanged) FROM {log} WHERE {where} ORDER BY 1"
-    ).fetchall()
+    found = connection.execute(f"SELECT DISTINCT unnest(_unchanged) FROM {log} WHERE {where} ORDER BY 1").fetchall()
     unsent = tuple(name for (name,) in found)
     names = [f"_key{n}" for n in range(len(key))]
     lacks = [f"list_contains(_unchanged, {literal(name)})" for name in unsent]

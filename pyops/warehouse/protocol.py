@@ -96,11 +96,13 @@ class Write:
     key: tuple[str, ...] = ()
     supersedes: Scope | None = None  # whose dead letters; None is those of ``scope``
     may_evolve: bool = True
+    adopts: bool = False  # a table that pyops did not make
     log: LogPart | None = None
     is_recreated: bool = False  # at the source, since it was last captured
     is_rewrite: bool = False  # the rows keep the load they had
     expects_load: int | None = None
     watermark: WatermarkChange | None = None
+    landed_as: str | None = None  # by which of the configuration's keys
     files: tuple[tuple[str, int, int], ...] = ()  # name, size, modification time in ns
 
 
@@ -136,6 +138,7 @@ class Commit:
     compacted: Compacted | None = None
     replayed: tuple[int, ...] = ()  # dead letters whose rows are in ``writes``
     purges: str = ""  # the condition for dead letters to delete
+    days: tuple[str, str] | None = None  # that were asked for, both included
 
     def to_json(self) -> str:
         """The commit as JSON, for a staging file that waits."""
@@ -164,6 +167,7 @@ class TableState:
     files: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     recent_rows: tuple[int, ...] = ()
     dead_letters: int = 0  # open ones
+    landed_as: str | None = None  # that of the target's last load
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,7 @@ class CaptureState:
     offset: Offset | None = None
     tables: Mapping[str, Captured] = field(default_factory=dict)
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    newest_generation: int = 0  # of any source: a log's generations rise, whoever writes it
 
 
 class Attached(Protocol):
@@ -210,17 +215,13 @@ class Warehouse(Protocol):
     def rows(self, record: type[_T], condition: str = "true", *, order: str = "1") -> list[_T]:
         """The bookkeeping's rows of one kind that meet a condition."""
 
-    def attached(
-        self, stage: Stage | None = None, *, read_only: bool = True
-    ) -> AbstractContextManager["Attached"]:
+    def attached(self, stage: Stage | None = None, *, read_only: bool = True) -> AbstractContextManager["Attached"]:
         """Its tables, to be read from a staging file's connection or one of its own."""
 
     def commit(self, stage: Stage | None, commit: Commit) -> Run | None:
         """Makes a commit visible, whole or not at all; returns its run with what was written."""
 
-    def record(
-        self, runs: Sequence[Run], gates: Sequence[GateResult] = (), *, in_haste: bool = False
-    ) -> None:
+    def record(self, runs: Sequence[Run], gates: Sequence[GateResult] = (), *, in_haste: bool = False) -> None:
         """Adds runs that committed nothing, and what the gates said of the only one of them."""
 
     def dbt_environment(self) -> dict[str, str]:

@@ -59,9 +59,7 @@ def compare(
         if wide != old or not keep:
             becomes = wide if wide and wide != old else ""
             changes.append(SchemaChange("type_changed", column, old, new, becomes))
-    changes += [
-        SchemaChange("dropped", name, old=old) for name, old in target.items() if name.lower() not in here
-    ]
+    changes += [SchemaChange("dropped", name, old=old) for name, old in target.items() if name.lower() not in here]
     return changes
 
 

@@ -26,9 +26,7 @@ class Event:
 def events(lab: Lab, table: str, *, schema: str = "raw") -> list[Event]:
     """The events of a log in their order."""
     with duckdb.connect(lab.directory / "warehouse.duckdb", read_only=True) as connection:
-        cursor = connection.execute(
-            f'SELECT * FROM {schema}."{table}__changes" ORDER BY _generation, _lsn, _seq'
-        )
+        cursor = connection.execute(f'SELECT * FROM {schema}."{table}__changes" ORDER BY _generation, _lsn, _seq')
         names = [column[0] for column in cursor.description or ()]
         found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     return [

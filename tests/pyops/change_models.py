@@ -21,8 +21,7 @@ MACROS = [
 KEYS = {"t": "id", "t_history": "id, valid_from"}
 FILES = {
     "dbt_project.yml": (
-        "{name: pyops, version: '1.0', config-version: 2, profile: pyops,"
-        " flags: {send_anonymous_usage_stats: false}}"
+        "{name: pyops, version: '1.0', config-version: 2, profile: pyops, flags: {send_anonymous_usage_stats: false}}"
     ),
     "profiles.yml": (
         "pyops: {target: dev, outputs: {dev: {type: duckdb, threads: 1, settings: {TimeZone: UTC},"

@@ -215,9 +215,7 @@ class Reference:
 
     def _event(self, described: Relation, op: str, values: Sequence[object]) -> None:
         unchanged = tuple(
-            attribute.name
-            for attribute, value in zip(described.attributes, values, strict=True)
-            if value is ...
+            attribute.name for attribute, value in zip(described.attributes, values, strict=True) if value is ...
         )
         texts = tuple(value if isinstance(value, str) else None for value in values)
         at = EPOCH + timedelta(microseconds=self._time)
@@ -257,8 +255,7 @@ class Reference:
             for attribute in described.attributes
         ]
         if any(
-            key and value is not ... and before != value
-            for key, before, value in zip(is_key, old, new, strict=True)
+            key and value is not ... and before != value for key, before, value in zip(is_key, old, new, strict=True)
         ):
             self._event(described, "d", old)
             self._event(described, "c", new)
@@ -279,13 +276,8 @@ def events_of(changes: Iterable[ChangeBatch]) -> list[Event]:
         Event(part.relation, op, lsn, seq, xid, at, tuple(unchanged), tuple(values))
         for part in changes
         for op, lsn, seq, xid, at, unchanged, values in zip(
-            *(
-                getattr(part, name).to_pylist()
-                for name in ("op", "lsn", "seq", "xid", "committed_at", "unchanged")
-            ),
-            zip(*(column.to_pylist() for column in part.values), strict=True)
-            if part.values
-            else [()] * len(part.op),
+            *(getattr(part, name).to_pylist() for name in ("op", "lsn", "seq", "xid", "committed_at", "unchanged")),
+            zip(*(column.to_pylist() for column in part.values), strict=True) if part.values else [()] * len(part.op),
             strict=True,
         )
     ]

@@ -226,8 +226,7 @@ def test_any_changes_in_any_loads_end_in_their_last_state_and_exact_history(
         for number, load in enumerate(loads, 1):
             if load:
                 connection.executemany(
-                    f"INSERT INTO raw.log VALUES ({', '.join('?' * 12)})",
-                    [change.values(number) for change in load],
+                    f"INSERT INTO raw.log VALUES ({', '.join('?' * 12)})", [change.values(number) for change in load]
                 )
             if number == len(loads) or chance.random() < 0.7:
                 apply(connection, models.whole if is_first else models.since, anew=is_first)
@@ -237,9 +236,7 @@ def test_any_changes_in_any_loads_end_in_their_last_state_and_exact_history(
         assert sorted(current) == sorted((key, *row) for key, row in fold.rows.items())
         if arrival == "by key" and any(change.op == "t" for change in arrived):
             return
-        history = connection.execute(
-            "SELECT id, v, big, is_deleted, valid_from, valid_to FROM t_history"
-        ).fetchall()
+        history = connection.execute("SELECT id, v, big, is_deleted, valid_from, valid_to FROM t_history").fetchall()
         assert sorted(history, key=repr) == fold.history()
         assert differences(connection, models.whole) == []
 

@@ -238,12 +238,7 @@ def test_byte_order_mark_belongs_to_no_column(land: Landing) -> None:
 def test_ragged_records_are_refused_with_their_lines(land: Landing) -> None:
     """Behaviour 44: the line is that of the file, whatever quotes span."""
     land("a.csv", b'a,b\n1,"x\ny"\n3\n\n4,5,6\n7,8\n,\n"","9"\n', "csv")
-    assert land.rows == [
-        {"a": "1", "b": "x\ny"},
-        {"a": "7", "b": "8"},
-        {"a": None, "b": None},
-        {"a": "", "b": "9"},
-    ]
+    assert land.rows == [{"a": "1", "b": "x\ny"}, {"a": "7", "b": "8"}, {"a": None, "b": None}, {"a": "", "b": "9"}]
     assert land.lines == [2, 7, 8, 9]
     assert land.refused == [
         ("a.csv", 4, "3", "expected 2 fields, found 1"),
@@ -273,9 +268,7 @@ def test_empty_csv_is_an_error_and_a_header_alone_is_no_row(land: Landing) -> No
         assert (arrived.rows, arrived.refused, list(arrived.columns)) == (0, 0, ["a", "b"])
 
 
-@pytest.mark.parametrize(
-    "header", ["a,a", "a,A", "a,", ",a", "a,_file", "a,_LINE", 'a,"b', 'a,b"c', "a\rb,c", " ,b"]
-)
+@pytest.mark.parametrize("header", ["a,a", "a,A", "a,", ",a", "a,_file", "a,_LINE", 'a,"b', 'a,b"c', "a\rb,c", " ,b"])
 def test_header_that_cannot_name_columns_is_an_error(land: Landing, header: str) -> None:
     """Behaviour 44."""
     with pytest.raises(DataError, match=r"a\.csv"):

@@ -30,16 +30,7 @@ from pyops.warehouse.duckdb import DuckDBWarehouse
 from pyops.warehouse.recording import Recording
 from tests.pyops.change_log import at_source, current
 from tests.pyops.conftest import UNSAFE, Lab, Sql, execute
-from tests.pyops.test_faults import (
-    Project,
-    at,
-    die,
-    halted,
-    is_stopped_cleanly,
-    nobody_reads,
-    project,
-    wait_for,
-)
+from tests.pyops.test_faults import Project, at, die, halted, is_stopped_cleanly, nobody_reads, project, wait_for
 
 __all__ = ["project"]  # a fixture
 
@@ -130,9 +121,7 @@ def test_a_run_killed_anywhere_lands_each_event_once(project: Project, sql: Sql)
     assert project.staged() == set()
 
 
-def test_kills_under_traffic_end_in_the_source(
-    project: Project, sql: Sql, server: Server, tmp_path: Path
-) -> None:
+def test_kills_under_traffic_end_in_the_source(project: Project, sql: Sql, server: Server, tmp_path: Path) -> None:
     """Behaviours 15, 17 and 35: from the first copy on, with many clients writing."""
     sql("CREATE TABLE t (id integer PRIMARY KEY, v integer)")
     sql("INSERT INTO t SELECT n, 0 FROM generate_series(1, 200) AS n")
@@ -163,9 +152,7 @@ def test_kills_under_traffic_end_in_the_source(
     assert project.rows("SELECT count(*) > 500 FROM raw.t__changes") == [(True,)]
 
 
-def test_a_copy_and_the_stream_fit_together_under_traffic(
-    lab: Lab, sql: Sql, server: Server, tmp_path: Path
-) -> None:
+def test_a_copy_and_the_stream_fit_together_under_traffic(lab: Lab, sql: Sql, server: Server, tmp_path: Path) -> None:
     """Behaviour 15: copied again and again while others write, it always fits."""
     sql("CREATE TABLE t (id integer PRIMARY KEY, v integer)")
     project = lab.configure(CDC)
@@ -202,7 +189,7 @@ def test_a_rival_is_refused_while_another_run_is_on(project: Project, sql: Sql) 
         with halted(project, owner, name, command="cdc") as (command, released):
             code, output = cdc(project)
             assert code == 1
-            assert "another run is landing the changes of slot pyops_src" in output
+            assert "another run is landing the changes of slot pyops_" in output
             assert "Traceback" not in output
             released.set()
             assert command.end()[0] == 0
@@ -317,7 +304,9 @@ def test_a_transaction_of_a_million_rows_needs_little_memory(lab: Lab, sql: Sql)
     done = subprocess.run(arguments, stdout=subprocess.PIPE, check=True, text=True)
     assert lab.rows("SELECT count(*), count(DISTINCT _load_id) FROM raw.t__changes") == [(1_000_000, 1)]
     assert int(done.stdout) < 512 << 10, "kilobytes"
-    spilled = "SELECT spill_txns FROM pg_stat_replication_slots WHERE slot_name = 'pyops_src'"
+    spilled = (
+        "SELECT spill_txns FROM pg_stat_replication_slots WHERE slot_name = 'pyops_' || current_database() || '_src'"
+    )
     assert sql(spilled) == [(0,)], "nothing was put on the source's disk"
     [(database,)] = sql("SELECT current_database()::text")
     sql(f"ALTER DATABASE {database} SET logical_decoding_work_mem = '64kB'")
@@ -340,11 +329,11 @@ def test_a_slot_that_the_server_gave_up_stops_the_run(own_server: Server, tmp_pa
         sql("UPDATE t SET v = v + 1")
         sql("SELECT pg_switch_wal()::text")
         sql("CHECKPOINT")
-    assert slot_status(load(project.directory))[0].problem == "slot pyops_src was lost"
+    assert slot_status(load(project.directory))[0].problem == "slot pyops_postgres_src was lost"
     for _ in range(2):
         code, output = cdc(project)
         assert code == 1
-        assert "slot pyops_src was lost (wal_removed): changes since were not kept" in output
+        assert "slot pyops_postgres_src was lost (wal_removed): changes since were not kept" in output
         assert "pyops slot drop src, then pyops cdc src" in output
     assert project.start("drop", "src", command="slot").end()[0] == 0
     assert cdc(project)[0] == 0

@@ -52,9 +52,7 @@ def test_a_run_without_changes_changes_nothing(lab: Lab, sql: Sql) -> None:
     assert (lab.rows("SELECT * FROM raw.t__changes"), lab.rows("SELECT * FROM pyops.loads")) == before
 
 
-def test_events_carry_their_position_their_transaction_and_its_time(
-    lab: Lab, sql: Sql, connect: Connect
-) -> None:
+def test_events_carry_their_position_their_transaction_and_its_time(lab: Lab, sql: Sql, connect: Connect) -> None:
     """Behaviour 16: position and sequence in the transaction are an event's identity."""
     sql("CREATE TABLE t (id integer PRIMARY KEY, v text)")
     lab.capture(CDC)

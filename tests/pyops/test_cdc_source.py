@@ -23,7 +23,8 @@ from tests.pyops.change_log import at_source, current, ops
 from tests.pyops.conftest import INSTALLED, Connect, Lab, Sql, execute, needs_18
 
 CDC: dict[str, dict[str, Any]] = {"t": {"mode": "cdc"}}
-SLOT = "pyops_src"
+SLOT = "pyops_src"  # the publication's name
+OURS = "'pyops_' || current_database() || '_src'"  # the slot's, in SQL
 
 
 @pytest.fixture
@@ -40,6 +41,11 @@ def _fails(lab: Lab, tables: dict[str, dict[str, Any]], said: str, hint: str, **
     assert hint in done.error.hint
 
 
+def slot_of(lab: Lab) -> str:
+    """The name of a test's slot, which carries that of its database."""
+    return f"pyops_{lab.dsn.split('?')[0].rpartition('/')[2]}_src"
+
+
 def _objects(sql: Sql) -> tuple[Any, ...]:
     """The slots and publications of this database, and the publications' tables."""
     return (
@@ -50,22 +56,21 @@ def _objects(sql: Sql) -> tuple[Any, ...]:
 
 
 def _recreate_slot(sql: Sql) -> None:
-    sql(f"SELECT pg_drop_replication_slot('{SLOT}')")
+    sql(f"SELECT pg_drop_replication_slot({OURS})")
     sql("INSERT INTO t VALUES (77, 'between')")
-    sql(f"SELECT 1 FROM pg_create_logical_replication_slot('{SLOT}', 'pgoutput')")
+    sql(f"SELECT 1 FROM pg_create_logical_replication_slot({OURS}, 'pgoutput')")
 
 
 @pytest.mark.usefixtures("table")
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
-        (f"SELECT pg_drop_replication_slot('{SLOT}')", "does not exist"),
+        (f"SELECT pg_drop_replication_slot({OURS})", "does not exist"),
         (_recreate_slot, "is ahead of what was landed"),
-        (f"SELECT 1 FROM pg_replication_slot_advance('{SLOT}', pg_current_wal_flush_lsn())", "ahead"),
+        (f"SELECT 1 FROM pg_replication_slot_advance({OURS}, pg_current_wal_flush_lsn())", "ahead"),
         (f"DROP PUBLICATION {SLOT}", f"publication {SLOT} does not exist"),
         (
-            f"DROP PUBLICATION {SLOT}; CREATE PUBLICATION {SLOT} FOR TABLE t"
-            " WITH (publish_via_partition_root)",
+            f"DROP PUBLICATION {SLOT}; CREATE PUBLICATION {SLOT} FOR TABLE t WITH (publish_via_partition_root)",
             "was dropped and created again",
         ),
         (f"ALTER PUBLICATION {SLOT} SET (publish = 'insert')", "was altered"),
@@ -74,9 +79,7 @@ def _recreate_slot(sql: Sql) -> None:
             f" ALTER PUBLICATION {SLOT} SET (publish = 'insert, update, delete, truncate')",
             "was altered",
         ),
-        pytest.param(
-            f"ALTER PUBLICATION {SLOT} SET (publish_generated_columns = none)", "was altered", marks=needs_18
-        ),
+        pytest.param(f"ALTER PUBLICATION {SLOT} SET (publish_generated_columns = none)", "was altered", marks=needs_18),
         (f"ALTER PUBLICATION {SLOT} DROP TABLE t", "is not in the publication any more"),
         (
             f"ALTER PUBLICATION {SLOT} DROP TABLE t; ALTER PUBLICATION {SLOT} ADD TABLE t",
@@ -104,7 +107,7 @@ def test_a_stream_that_may_lack_changes_is_not_landed(lab: Lab, sql: Sql, break_
 def test_a_lost_slot_starts_over_in_a_generation_of_its_own(lab: Lab, sql: Sql) -> None:
     """Behaviours 17 and 30a: what the message says to do is what helps."""
     lab.capture(CDC)
-    sql(f"SELECT pg_drop_replication_slot('{SLOT}')")
+    sql(f"SELECT pg_drop_replication_slot({OURS})")
     sql("DELETE FROM t WHERE id = 1")
     slots.drop(lab.configure(CDC), "src")
     assert _objects(sql) == ([], [], [])
@@ -139,7 +142,7 @@ def test_the_slot_is_advanced_only_after_the_warehouse_has_committed(
     """Behaviour 17: an offset ahead of the slot is a repetition, and adds nothing."""
     lab.capture(CDC)
     sql("INSERT INTO t VALUES (3, 'c')")
-    before = sql(f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name='{SLOT}'")
+    before = sql(f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name={OURS}")
 
     def no_advance(*_: Any) -> None:
         raise TransientError("stopped here")
@@ -148,7 +151,7 @@ def test_the_slot_is_advanced_only_after_the_warehouse_has_committed(
         patch.setattr("pyops.cdc.postgres.stream.advance_slot", no_advance)
         [done] = capture(lab.configure(CDC))
         assert done.error is not None
-    after = sql(f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name='{SLOT}'")
+    after = sql(f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name={OURS}")
     assert after == before
     assert ops(lab, "t") == "rrc"
     sql("INSERT INTO t VALUES (4, 'd')")
@@ -162,7 +165,7 @@ def test_a_slot_that_does_not_move_fails_the_run(lab: Lab, sql: Sql, monkeypatch
     """Behaviour 25: a backlog without progress is no success."""
     lab.capture(CDC)
     sql("CREATE TABLE elsewhere AS SELECT generate_series(1, 1000)")
-    stuck = sql(f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name='{SLOT}'")
+    stuck = sql(f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name={OURS}")
     monkeypatch.setattr("pyops.cdc.postgres.slot.lsn_text", lambda position: stuck[0][0])
     _fails(lab, CDC, "did not advance", "pyops slot status")
 
@@ -193,7 +196,7 @@ def test_two_runs_at_once_are_refused_also_between_two_pieces(lab: Lab, sql: Sql
     lab.capture(CDC)
     holder = connect()
     with holder.cursor() as cursor:
-        cursor.execute(f"SELECT pg_advisory_lock(hashtext('pyops cdc'), hashtext('{SLOT}'))::text")
+        cursor.execute(f"SELECT pg_advisory_lock(hashtext('pyops cdc'), hashtext({OURS}))::text")
         cursor.fetchall()
     _fails(lab, CDC, "another run is landing the changes", "wait")
     holder.rollback()
@@ -202,16 +205,14 @@ def test_two_runs_at_once_are_refused_also_between_two_pieces(lab: Lab, sql: Sql
 
 
 @pytest.mark.usefixtures("table")
-def test_a_stranger_on_the_slot_is_named(
-    lab: Lab, sql: Sql, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stranger_on_the_slot_is_named(lab: Lab, sql: Sql, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour 30: any other reader is, by its process; also one that came after a look."""
     lab.capture(CDC)
     sql("INSERT INTO t VALUES (3, 'c')")
     before = look_at_slot
     stranger = subprocess.Popen(
         [
-            *(server.bin_path / "pg_recvlogical", "-d", lab.dsn, "--slot", SLOT, "--start"),
+            *(server.bin_path / "pg_recvlogical", "-d", lab.dsn, "--slot", slot_of(lab), "--start"),
             *("-o", "proto_version=1", "-o", f"publication_names={SLOT}", "--file", os.devnull),
             *("--status-interval", "0"),
         ]
@@ -276,8 +277,7 @@ def test_a_keyless_table_never_breaks_the_source(lab: Lab, sql: Sql) -> None:
 
 
 @pytest.mark.parametrize(
-    ("identity", "expected"),
-    [("DEFAULT", "rrud"), ("FULL", "rrud"), ("USING INDEX t_v", "rrud"), ("NOTHING", "rr")],
+    ("identity", "expected"), [("DEFAULT", "rrud"), ("FULL", "rrud"), ("USING INDEX t_v", "rrud"), ("NOTHING", "rr")]
 )
 def test_every_replica_identity_lands(lab: Lab, sql: Sql, identity: str, expected: str) -> None:
     """Behaviour 23: with NOTHING the source can still be updated."""
@@ -325,9 +325,7 @@ def test_what_would_break_the_source_is_refused_before_anything_is_made(
         sql("UPDATE t SET v = 'b'")
 
 
-def test_rights_that_are_missing_are_named_before_anything_is_made(
-    lab: Lab, sql: Sql, server: Server
-) -> None:
+def test_rights_that_are_missing_are_named_before_anything_is_made(lab: Lab, sql: Sql, server: Server) -> None:
     """Behaviour 30b: a user who may not replicate, publish, or own."""
     sql("CREATE TABLE t (id integer PRIMARY KEY, v text)")
     sql("CREATE ROLE reader LOGIN")
@@ -604,9 +602,7 @@ def test_open_transactions_hold_a_copy_up_and_are_named(lab: Lab, sql: Sql, conn
     assert ops(lab, "t") == "rrr"
 
 
-def test_a_server_that_keeps_no_changes_is_refused(
-    lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_keeps_no_changes_is_refused(lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
     """wal_level, version, and standbys: each with what to change there."""
     sql("CREATE TABLE t (id integer PRIMARY KEY)")
     for change, said in (
@@ -694,9 +690,7 @@ def test_errors_of_one_table_leave_the_others_alone(lab: Lab, sql: Sql) -> None:
 
 
 @pytest.mark.usefixtures("table")
-def test_status_shows_where_a_slot_stands_and_what_holds_it_back(
-    lab: Lab, sql: Sql, connect: Connect
-) -> None:
+def test_status_shows_where_a_slot_stands_and_what_holds_it_back(lab: Lab, sql: Sql, connect: Connect) -> None:
     """Behaviour 25: lag in bytes and seconds, log kept, last change, processes, prepared ones."""
     project = lab.configure(CDC)
     [never] = slots.slot_status(project)
@@ -705,7 +699,7 @@ def test_status_shows_where_a_slot_stands_and_what_holds_it_back(
     sql("INSERT INTO t VALUES (3, 'c')")
     lab.capture(CDC)
     [status] = slots.slot_status(project)
-    assert (status.slot, status.generation, status.problem) == (SLOT, 1, None)
+    assert (status.slot, status.generation, status.problem) == (slot_of(lab), 1, None)
     assert status.last_change_at is not None
     assert status.lag_seconds is not None
     holder = connect()
@@ -734,16 +728,14 @@ def test_status_shows_where_a_slot_stands_and_what_holds_it_back(
     finally:
         holder.rollback()
         sql("ROLLBACK PREPARED 'waiting'")
-    sql(f"SELECT pg_drop_replication_slot('{SLOT}')")
+    sql(f"SELECT pg_drop_replication_slot({OURS})")
     [gone] = slots.slot_status(project)
-    assert gone.problem == f"slot {SLOT} is not there"
+    assert gone.problem == f"slot {slot_of(lab)} is not there"
     assert slots.lagging(project, [gone], 1 << 40) == [gone]
 
 
 @pytest.mark.usefixtures("table")
-def test_status_warns_of_a_disk_that_may_fill_and_of_a_slot_that_may_be_lost(
-    lab: Lab, sql: Sql, dsn: str
-) -> None:
+def test_status_warns_of_a_disk_that_may_fill_and_of_a_slot_that_may_be_lost(lab: Lab, sql: Sql, dsn: str) -> None:
     """max_slot_wal_keep_size and idle_replication_slot_timeout."""
     lab.capture(CDC)
 
@@ -782,7 +774,7 @@ def test_commands_show_slots_and_fail_beyond_a_limit(lab: Lab, sql: Sql) -> None
     sql("CREATE TABLE noise AS SELECT repeat('x', 1000) FROM generate_series(1, 2000)")
     for name in (["status"], ["slot", "status"]):
         done = command(lab.directory, *name, "--fail-if-lag", "1GB")
-        assert (done.returncode, SLOT in done.stdout, " MB" in done.stdout) == (0, True, True)
+        assert (done.returncode, slot_of(lab) in done.stdout, " MB" in done.stdout) == (0, True, True)
         done = command(lab.directory, *name, "--fail-if-lag", "1MB", "--json")
         assert done.returncode == 1
         assert "bytes behind, above the limit" in done.stderr
@@ -805,7 +797,7 @@ def test_commands_show_slots_and_fail_beyond_a_limit(lab: Lab, sql: Sql) -> None
 def test_dropping_gives_up_the_slot_that_was_used_whatever_the_configuration_says(lab: Lab, sql: Sql) -> None:
     """Behaviour 24: one that is forgotten would keep the source's log for ever."""
     lab.capture(CDC)
-    _fails(lab, CDC, f"its slot was {SLOT}, the configuration says other", "drop", slot="other")
+    _fails(lab, CDC, f"its slot was {slot_of(lab)}, the configuration says other", "drop", slot="other")
     slots.drop(lab.configure(CDC, slot="other"), "src")
     assert _objects(sql) == ([], [], [])
     lab.capture(CDC, slot="other")

@@ -90,12 +90,7 @@ class Branch:
     def _run(self, command: list[str], environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
         inherited = {name: value for name, value in os.environ.items() if "PYOPS" not in name}
         return subprocess.run(
-            command,
-            cwd=self.directory,
-            env={**inherited, **environment},
-            capture_output=True,
-            text=True,
-            check=False,
+            command, cwd=self.directory, env={**inherited, **environment}, capture_output=True, text=True, check=False
         )
 
 

@@ -94,11 +94,7 @@ def test_error_that_nobody_expected_has_a_stack_trace_only_with_debug(lab: Lab) 
     for flags, traced in ([], False), (["--debug"], True):
         program = f"sys.argv = {['pyops', *flags, 'status']}; pyops.cli.app.main()"
         done = subprocess.run(
-            [sys.executable, "-c", broken + program],
-            cwd=lab.directory,
-            capture_output=True,
-            text=True,
-            check=False,
+            [sys.executable, "-c", broken + program], cwd=lab.directory, capture_output=True, text=True, check=False
         )
         assert done.returncode == 1
         assert ("Traceback" in done.stderr) == traced
@@ -110,9 +106,7 @@ def test_status_names_what_holds_a_watermark_back(lab: Lab, sql: Sql) -> None:
     sql("CREATE TABLE t (id bigint PRIMARY KEY, at bigint)")
     sql("INSERT INTO t VALUES (1, 1)")
     lab.configure({"t": table})
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, lab.dsn], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, lab.dsn], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout
     assert holder.stdin
     try:

@@ -67,8 +67,7 @@ def test_replay_lands_what_the_configuration_now_allows_and_only_once(files: Lab
     assert landed == [("1.005", 301)]
     assert [value for _, value in open_letters(files)] == ["n/a"]
     audit = files.rows(
-        "SELECT mode, status, rows_read, rows_written FROM pyops.runs WHERE mode = 'replay'"
-        " ORDER BY started_at"
+        "SELECT mode, status, rows_read, rows_written FROM pyops.runs WHERE mode = 'replay' ORDER BY started_at"
     )
     assert audit == [("replay", "succeeded", 2, 1), ("replay", "succeeded", 1, 0)]
 

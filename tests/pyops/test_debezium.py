@@ -220,13 +220,9 @@ def test_values_and_position_of_a_sample_are_those_of_the_documentation(lab: Lab
     lab.put("x.jsonl", lines(*documents((SAMPLES / "pg_05.json").read_text())))
     land(lab, {"path": "x.jsonl", "primary_key": "id"}, name="customers")
     assert lab.rows(
-        "SELECT * EXCLUDE (_load_id, _loaded_at, _committed_at), _committed_at::VARCHAR"
-        " FROM raw.customers__changes"
+        "SELECT * EXCLUDE (_load_id, _loaded_at, _committed_at), _committed_at::VARCHAR FROM raw.customers__changes"
     ) == [
-        (
-            *(1, "Anne", "Kretchmar", "annek@noanswer.org", "c", 1, 24023128, 1, 555),
-            *([], "2019-05-28 08:58:24.863123"),
-        )
+        (*(1, "Anne", "Kretchmar", "annek@noanswer.org", "c", 1, 24023128, 1, 555), *([], "2019-05-28 08:58:24.863123"))
     ]
 
 
@@ -236,13 +232,7 @@ TIME, DATA, CONNECT = "io.debezium.time.", "io.debezium.data.", "org.apache.kafk
 
 
 def case(  # noqa: PLR0917 (a table of cases)
-    base: str,
-    name: str,
-    value: str,
-    warehouse: str,
-    text: str | None,
-    configured: str | None = None,
-    **parameters: str,
+    base: str, name: str, value: str, warehouse: str, text: str | None, configured: str | None = None, **parameters: str
 ) -> Any:
     """A value as it stands in JSON, and its type and text in the warehouse; None: a dead letter."""
     field = {"type": base, "optional": True, "name": name or None, "parameters": parameters or None}
@@ -391,12 +381,9 @@ def encoded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.parametrize(
-    ("number", "case"),
-    [pytest.param(number, item.values, id=str(item.id)) for number, item in enumerate(CASES)],
+    ("number", "case"), [pytest.param(number, item.values, id=str(item.id)) for number, item in enumerate(CASES)]
 )
-def test_every_encoding_lands_exactly_or_is_a_dead_letter(
-    encoded: Lab, number: int, case: tuple[Any, ...]
-) -> None:
+def test_every_encoding_lands_exactly_or_is_a_dead_letter(encoded: Lab, number: int, case: tuple[Any, ...]) -> None:
     """Behaviour 29."""
     _, _, warehouse, text, _ = case
     [landed] = encoded.rows(f"SELECT typeof(v{number}), v{number}::VARCHAR FROM raw.t__changes")
@@ -491,9 +478,7 @@ def test_what_has_nothing_to_land_is_counted(lab: Lab) -> None:
     with noted() as notes:
         [done] = capture(project)
     assert [(run.rows_read, run.rows_written) for run in done.runs] == [(8, 0)]
-    assert notes == [
-        "web.t: nothing to land in tombstones (3), heartbeats (2), transaction events (2), messages (1)"
-    ]
+    assert notes == ["web.t: nothing to land in tombstones (3), heartbeats (2), transaction events (2), messages (1)"]
     assert letters(lab) == []
 
 
@@ -594,9 +579,7 @@ def test_position_is_the_source_s_own(lab: Lab, source: dict[str, Any], position
     lab.put("x.jsonl", lines(one))
     land(lab)
     xid = 9 if "scn" not in source else None
-    assert lab.rows("SELECT _lsn, _seq, _xid, _committed_at::VARCHAR FROM raw.t__changes") == [
-        (position, 1, xid, at)
-    ]
+    assert lab.rows("SELECT _lsn, _seq, _xid, _committed_at::VARCHAR FROM raw.t__changes") == [(position, 1, xid, at)]
 
 
 def test_order_is_the_transaction_s_where_it_says_so_and_that_of_arrival_else(lab: Lab) -> None:
@@ -660,9 +643,7 @@ def test_what_the_configuration_now_allows_lands_when_the_file_is_touched(lab: L
 
 KEYS = st.integers(1, 3)
 STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["put", "put", "partial", "move", "delete", "truncate", "copy", "noise"]), KEYS, KEYS
-    ),
+    st.tuples(st.sampled_from(["put", "put", "partial", "move", "delete", "truncate", "copy", "noise"]), KEYS, KEYS),
     min_size=1,
     max_size=14,
 )
@@ -815,10 +796,7 @@ def test_columns_that_change_are_followed_or_stop_everything(lab: Lab) -> None:
     lab.put("c.jsonl", lines(first, second))
     [run] = land(lab, TABLE | {"on_schema_change": "fail"})
     assert (run.rows_written, run.rows_unchanged) == (0, 2)
-    assert [item.row for item in events(lab, "t")] == [
-        {"id": 1, "v": 1, "w": None},
-        {"id": 2**40, "v": None, "w": "x"},
-    ]
+    assert [item.row for item in events(lab, "t")] == [{"id": 1, "v": 1, "w": None}, {"id": 2**40, "v": None, "w": "x"}]
     assert lab.rows("SELECT kind, column_name FROM pyops.schema_changes ORDER BY ALL") == [
         ("added", "w"),
         ("dropped", "v"),
@@ -881,9 +859,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_run_that_is_killed_and_run_again_leaves_the_log_of_one_that_was_not(
-    tmp_path: Path, moment: str
-) -> None:
+def test_run_that_is_killed_and_run_again_leaves_the_log_of_one_that_was_not(tmp_path: Path, moment: str) -> None:
     """Behaviour 35."""
     project = Project(tmp_path / "project", "")
     project.put("a.jsonl", lines(*(event("c", {"id": n}, lsn=n) for n in range(9)), "{"))

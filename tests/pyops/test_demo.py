@@ -58,9 +58,7 @@ def test_history_has_the_totals_of_the_data(shop_dsn: str) -> None:
     assert totals == [(4372, 4070, 25900, 541909, "9747747.934", 974774793, 3836, 135080)]
 
 
-def test_loading_again_changes_nothing_and_another_load_gives_the_same_tables(
-    dsn: str, shop_dsn: str
-) -> None:
+def test_loading_again_changes_nothing_and_another_load_gives_the_same_tables(dsn: str, shop_dsn: str) -> None:
     data = shop.find_data(ROOT)
     assert shop.load(dsn, data)
     first = fingerprint(dsn)
@@ -74,9 +72,7 @@ def test_history_follows_its_rules(shop_dsn: str) -> None:
 
     # Every row was last changed on the history's days, and not before it was made.
     for table in shop.TABLES:
-        assert one(
-            f"SELECT bool_and(created_at <= updated_at AND updated_at < '2011-12-10 00:00+00') FROM {table}"
-        )
+        assert one(f"SELECT bool_and(created_at <= updated_at AND updated_at < '2011-12-10 00:00+00') FROM {table}")
     # Statuses and who has them.
     assert execute(shop_dsn, "SELECT status, count(*) FROM orders GROUP BY 1 ORDER BY 1") == [
         ("cancelled", 3836),
@@ -154,12 +150,7 @@ def test_traffic_keeps_the_shop_consistent(shop_dsn: str) -> None:
         assert rows("SELECT count(*) FROM users WHERE id NOT IN (SELECT id FROM old_users)") == [
             (done.counts["users registered"],)
         ]
-    assert moves == {
-        ("-", "pending"),
-        ("pending", "shipped"),
-        ("pending", "cancelled"),
-        ("shipped", "delivered"),
-    }
+    assert moves == {("-", "pending"), ("pending", "shipped"), ("pending", "cancelled"), ("shipped", "delivered")}
     # Every amount is its items', rounded to cents.
     assert rows(
         "SELECT count(*) FROM orders LEFT JOIN (SELECT order_id, sum(quantity * unit_price) AS"
@@ -246,9 +237,7 @@ def test_data_below_a_closed_folder_are_kept_where_pgserver_may_enter(folder: Pa
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root becomes somebody else"
-)
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root becomes somebody else")
 def test_ordinary_user_runs_a_server_that_others_cannot_touch(folder: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     data = folder / "nobody" / "data"

@@ -54,14 +54,8 @@ def test_history_has_the_events_that_the_readme_states(shop_dsn: str, tmp_path: 
 
     # A repeated event is the same to the byte.
     assert all(len({line for line, _ in copies}) == 1 for copies in seen.values())
-    distinct: list[tuple[dict[str, Any], str]] = [
-        (json.loads(copies[0][0]), copies[0][1]) for copies in seen.values()
-    ]
-    assert Counter(event["event_type"] for event, _ in distinct) == {
-        "view": 63_006,
-        "cart": 31_384,
-        "purchase": 19_958,
-    }
+    distinct: list[tuple[dict[str, Any], str]] = [(json.loads(copies[0][0]), copies[0][1]) for copies in seen.values()]
+    assert Counter(event["event_type"] for event, _ in distinct) == {"view": 63_006, "cart": 31_384, "purchase": 19_958}
     assert sum(len(copies) - 1 for copies in seen.values()) == 1_677
     assert sum(len({day for _, day in copies}) > 1 for copies in seen.values()) == 497
     assert sum(day > event["event_at"][:10] for event, day in distinct) == 1_161
@@ -77,9 +71,7 @@ def test_history_has_the_events_that_the_readme_states(shop_dsn: str, tmp_path: 
     assert {day for *_, day in ordered - bought} == {"2011-12-09"}
 
 
-def test_same_shop_gives_the_same_bytes_and_what_is_there_is_left_alone(
-    shop_dsn: str, tmp_path: Path
-) -> None:
+def test_same_shop_gives_the_same_bytes_and_what_is_there_is_left_alone(shop_dsn: str, tmp_path: Path) -> None:
     folder = tmp_path / "events"
     events.write(shop_dsn, folder)
     whole = contents(folder)

@@ -52,10 +52,7 @@ def test_every_pattern_names_files_and_tests_that_exist() -> None:
         assert f"def {test}" in (PROJECT / "tests" / "pyops" / file).read_text("utf-8"), test
     unit_tests = re.findall(
         r"^  - name: (\w+)\n",
-        "".join(
-            path.read_text("utf-8").partition("unit_tests:")[2]
-            for path in (PROJECT / "models").rglob("*.yml")
-        ),
+        "".join(path.read_text("utf-8").partition("unit_tests:")[2] for path in (PROJECT / "models").rglob("*.yml")),
         re.M,
     )
     sentences = [name for name in named if re.fullmatch(r"[a-z]+(_[a-z]+){3,}", name)]
@@ -74,20 +71,13 @@ def test_every_command_shown_runs(tmp_path: Path) -> None:
     """With the demo that the README starts with, in the order of the documents."""
     project = tmp_path / "project"
     copy_project(project, FEW_DAYS)
-    environment = {
-        name: value for name, value in os.environ.items() if name not in {"SHOP_DSN", "PYOPS_WAREHOUSE"}
-    }
+    environment = {name: value for name, value in os.environ.items() if name not in {"SHOP_DSN", "PYOPS_WAREHOUSE"}}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     try:
         for path in DOCS:
             for command in re.findall(r"^\$ (.+)$", "".join(blocks(path, "console")), re.M):
                 done = subprocess.run(
-                    shlex.split(command),
-                    cwd=project,
-                    env=environment,
-                    capture_output=True,
-                    text=True,
-                    check=False,
+                    shlex.split(command), cwd=project, env=environment, capture_output=True, text=True, check=False
                 )
                 assert done.returncode == 0, f"{path.name}: {command}\n{done.stdout}{done.stderr}"
     finally:

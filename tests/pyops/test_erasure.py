@@ -47,9 +47,7 @@ def land(lab: Lab, tables: dict[str, dict[str, Any]], **source: Any) -> None:
 def files(lab: Lab) -> bytes:
     """All that the project has, but what is in unused parts of the warehouse."""
     return b"".join(
-        path.read_bytes()
-        for path in lab.directory.rglob("*")
-        if path.is_file() and path.name != "warehouse.duckdb"
+        path.read_bytes() for path in lab.directory.rglob("*") if path.is_file() and path.name != "warehouse.duckdb"
     )
 
 

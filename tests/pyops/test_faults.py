@@ -386,9 +386,7 @@ def test_next_run_records_the_killed_one_and_deletes_all_its_files(project: Proj
 # Runs side by side
 
 
-def test_living_runs_keep_their_staging_files_and_the_second_to_publish_says_so(
-    project: Project, sql: Sql
-) -> None:
+def test_living_runs_keep_their_staging_files_and_the_second_to_publish_says_so(project: Project, sql: Sql) -> None:
     """Behaviour 13."""
     make_source(sql)
     project.set_up({"t": MERGE})
@@ -565,9 +563,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Callable[[str], object]]:
     if shutil.which("mount") is None or subprocess.call(mount, stderr=subprocess.DEVNULL):
         pytest.skip("no right to mount a file system")
     try:
-        yield lambda larger: subprocess.run(
-            ["mount", "-o", f"remount,size={larger}", str(folder)], check=True
-        )
+        yield lambda larger: subprocess.run(["mount", "-o", f"remount,size={larger}", str(folder)], check=True)
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
@@ -747,9 +743,7 @@ def test_signal_while_rows_arrive_stops_cleanly(project: Project, sql: Sql, numb
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_while_publishing_publishes_nothing(
-    project: Project, sql: Sql, number: signal.Signals
-) -> None:
+def test_signal_while_publishing_publishes_nothing(project: Project, sql: Sql, number: signal.Signals) -> None:
     """Behaviour 45."""
     make_source(sql)
     project.set_up({"t": MERGE})
@@ -858,9 +852,7 @@ def guarded(sql: Sql, dsn: str) -> Iterator[str]:
         Path(file).write_text(text)
         sql("SELECT pg_reload_conf()")
         wait_for(
-            lambda: (
-                "guarded" not in str(sql("SELECT user_name FROM pg_hba_file_rules")) or text is not before
-            ),
+            lambda: "guarded" not in str(sql("SELECT user_name FROM pg_hba_file_rules")) or text is not before,
             "pg_hba.conf is read",
         )
 
@@ -957,9 +949,7 @@ def test_statement_cancelled_at_the_server_fails_that_table_alone(project: Proje
     assert project.staged() == set()
 
 
-def test_connection_cut_in_mid_read_keeps_what_was_published_and_fails_the_rest(
-    project: Project, sql: Sql
-) -> None:
+def test_connection_cut_in_mid_read_keeps_what_was_published_and_fails_the_rest(project: Project, sql: Sql) -> None:
     """Behaviour 41: every table has one run."""
     make_slow(sql)
     sql("CREATE TABLE a AS SELECT generate_series(1, 10) AS id")
@@ -980,9 +970,7 @@ def test_connection_cut_in_mid_read_keeps_what_was_published_and_fails_the_rest(
     assert project.staged() == set()
 
 
-def test_connection_cut_after_a_table_was_published_leaves_that_table_succeeded(
-    project: Project, sql: Sql
-) -> None:
+def test_connection_cut_after_a_table_was_published_leaves_that_table_succeeded(project: Project, sql: Sql) -> None:
     """Behaviour 41."""
     sql("CREATE TABLE a AS SELECT 1 AS id")
     sql("CREATE TABLE b AS SELECT 2 AS id")

@@ -129,12 +129,7 @@ def test_columns_are_the_keys_in_the_order_they_appear(lab: Lab) -> None:
     lab.put("a.jsonl", '{"b": 1}\n{"a": true, "b": null}\n{}\n{"c": {"d": [1, "x"]}}\n')
     arrived = lab.arrive("a.jsonl", "jsonl")
     assert arrived == Arrived(dict.fromkeys("bac", "VARCHAR"), 4, 58, 0)
-    assert lab.rows() == [
-        ("1", None, None),
-        (None, "true", None),
-        (None, None, None),
-        (None, None, '{"d":[1,"x"]}'),
-    ]
+    assert lab.rows() == [("1", None, None), (None, "true", None), (None, None, None), (None, None, '{"d":[1,"x"]}')]
     assert [row[0] for row in lab.rows("_line")] == [1, 2, 3, 4]
 
 
@@ -204,8 +199,7 @@ def test_control_characters_of_texts_arrive(lab: Lab) -> None:
     texts = [chr(code) for code in range(32)] + ["\x01\x02", '"\x011.5"', '"\\u00011.5"']
     texts += ["".join(map(chr, range(32))), "\x011.50", '{"x": "\\u00011.50"}']
     content = "".join(
-        f'{{"id": {n}.0, "a": {json.dumps(text)}, "b": [{json.dumps(text)}, 1.50]}}\n'
-        for n, text in enumerate(texts)
+        f'{{"id": {n}.0, "a": {json.dumps(text)}, "b": [{json.dumps(text)}, 1.50]}}\n' for n, text in enumerate(texts)
     )
     lab.put("a.jsonl", content)
     lab.arrive("a.jsonl", "jsonl")

@@ -51,11 +51,7 @@ def with_users(staging: duckdb.DuckDBPyConnection, tmp_path: Path) -> duckdb.Duc
 
 
 def results(
-    connection: duckdb.DuckDBPyConnection,
-    *,
-    history: Sequence[int] = (),
-    checks: Collection[str] = (),
-    **gates: Any,
+    connection: duckdb.DuckDBPyConnection, *, history: Sequence[int] = (), checks: Collection[str] = (), **gates: Any
 ) -> list[GateResult]:
     asked = Gates.model_validate(gates)
     return evaluate(connection, asked, history=history, now=NOW, checks=checks)
@@ -84,9 +80,7 @@ def test_rate_that_equals_its_threshold_passes(staging: duckdb.DuckDBPyConnectio
     assert found.message == "a is NULL in 1 % of 300 rows; at most 1 % may be"
 
 
-def test_figure_just_above_its_threshold_is_not_shown_as_equal_to_it(
-    staging: duckdb.DuckDBPyConnection,
-) -> None:
+def test_figure_just_above_its_threshold_is_not_shown_as_equal_to_it(staging: duckdb.DuckDBPyConnection) -> None:
     staging.execute(
         "CREATE OR REPLACE TABLE rows AS SELECT CASE WHEN range > 10000 THEN 1 END AS a FROM range(1000000)"
     )
@@ -98,15 +92,11 @@ def test_duplicates_are_rows_beyond_the_first_with_their_value(staging: duckdb.D
     """Behaviour 38."""
     found = result(staging, max_duplicate_rate={"event_id": 0.001})
     assert (found.status, found.figure, found.failing_rows) == ("failed", 0.25, 1)
-    assert found.message == (
-        "(event_id) has been there before in 25 % of 4 rows; at most 0.1 % may repeat it"
-    )
+    assert found.message == ("(event_id) has been there before in 25 % of 4 rows; at most 0.1 % may repeat it")
     assert [row[0] for row in staging.execute(found.query).fetchall()] == [2, 2]
 
 
-def test_duplicates_of_several_columns_leave_out_rows_with_a_null_in_one(
-    staging: duckdb.DuckDBPyConnection,
-) -> None:
+def test_duplicates_of_several_columns_leave_out_rows_with_a_null_in_one(staging: duckdb.DuckDBPyConnection) -> None:
     staging.execute("CREATE OR REPLACE TABLE rows (a INTEGER, b VARCHAR)")
     staging.execute("INSERT INTO rows VALUES (1, 'x'), (1, 'x'), (1, 'y'), (1, NULL), (1, NULL)")
     found = result(staging, max_duplicate_rate={"a, b": 0})
@@ -115,9 +105,7 @@ def test_duplicates_of_several_columns_leave_out_rows_with_a_null_in_one(
 
 
 @pytest.mark.parametrize(("minimum", "status"), [(4, "passed"), (5, "failed")])
-def test_fewer_rows_than_the_minimum_fail(
-    staging: duckdb.DuckDBPyConnection, minimum: int, status: str
-) -> None:
+def test_fewer_rows_than_the_minimum_fail(staging: duckdb.DuckDBPyConnection, minimum: int, status: str) -> None:
     """Behaviour 38."""
     found = result(staging, min_rows=minimum)
     assert (found.status, found.figure, found.threshold) == (status, 4, minimum)
@@ -150,8 +138,7 @@ def test_row_count_is_compared_with_the_median_of_the_last_ten_runs_that_had_row
 def test_row_count_says_how_far_off_it_is(staging: duckdb.DuckDBPyConnection) -> None:
     [found] = results(staging, history=[5000, 4000, 9000, 5001], row_count_within=0.5)
     assert found.message == (
-        "4 rows are 99.92 % fewer than 5,000.5, the median of the last 4 runs with rows;"
-        " at most 50 % is allowed"
+        "4 rows are 99.92 % fewer than 5,000.5, the median of the last 4 runs with rows; at most 50 % is allowed"
     )
     [skipped] = results(staging, history=[5000], row_count_within=0.5)
     assert (skipped.figure, skipped.threshold) == (None, 0.5)
@@ -167,15 +154,10 @@ def test_age_is_that_of_the_newest_value_against_the_clock(staging: duckdb.DuckD
     assert staging.execute(found.query).fetchall()[0][0] == 2
 
 
-@pytest.mark.parametrize(
-    "kind", ["DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMPTZ"]
-)
-def test_every_kind_of_time_has_an_age_and_infinity_has_none(
-    staging: duckdb.DuckDBPyConnection, kind: str
-) -> None:
+@pytest.mark.parametrize("kind", ["DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMPTZ"])
+def test_every_kind_of_time_has_an_age_and_infinity_has_none(staging: duckdb.DuckDBPyConnection, kind: str) -> None:
     staging.execute(
-        "CREATE OR REPLACE TABLE rows AS SELECT"
-        f" unnest(['infinity', '2024-05-10', '2024-05-01', NULL])::{kind} AS at"
+        f"CREATE OR REPLACE TABLE rows AS SELECT unnest(['infinity', '2024-05-10', '2024-05-01', NULL])::{kind} AS at"
     )
     assert result(staging, max_age={"at": "12h"}).figure == 12 * 3600
 
@@ -219,9 +201,7 @@ def test_expectation_is_broken_by_rows_where_it_is_false_not_where_it_is_null(
     found = result(staging, expect={"positive_quantity": "quantity > 0"})
     assert (found.gate, found.column_name, found.status) == ("expect", "positive_quantity", "failed")
     assert (found.figure, found.threshold, found.failing_rows) == (0.5, 0, 2)
-    assert found.message == (
-        "expectation positive_quantity (quantity > 0) is broken by 2 of 4 rows; none may break it"
-    )
+    assert found.message == ("expectation positive_quantity (quantity > 0) is broken by 2 of 4 rows; none may break it")
     assert [row[0] for row in staging.execute(found.query).fetchall()] == [2, 4]
 
 
@@ -337,11 +317,7 @@ def test_reference_that_cannot_be_looked_up_is_refused(
 
 @pytest.mark.parametrize(
     "gates",
-    [
-        {"max_null_rate": {"usr_id": 0}},
-        {"max_duplicate_rate": {"event_id, usr_id": 0}},
-        {"max_age": {"usr_id": "1d"}},
-    ],
+    [{"max_null_rate": {"usr_id": 0}}, {"max_duplicate_rate": {"event_id, usr_id": 0}}, {"max_age": {"usr_id": "1d"}}],
 )
 def test_unknown_column_is_refused_with_the_nearest_one(
     staging: duckdb.DuckDBPyConnection, gates: dict[str, Any]
@@ -362,9 +338,7 @@ def test_column_without_an_age_is_refused(staging: duckdb.DuckDBPyConnection) ->
         results(staging, max_age={"quantity": "1d"})
 
 
-def test_columns_are_found_whatever_their_case_and_their_characters(
-    staging: duckdb.DuckDBPyConnection,
-) -> None:
+def test_columns_are_found_whatever_their_case_and_their_characters(staging: duckdb.DuckDBPyConnection) -> None:
     found = results(staging, max_null_rate={"USER_ID": 0, 'odd "name': 0})
     assert [item.failing_rows for item in found] == [1, 0]
 
@@ -385,9 +359,7 @@ def test_each_gate_follows_its_own_on_fail_before_the_tables(
     assert [(item.status, item.on_fail) for item in found] == [(status, on_fail)] * 2
 
 
-def test_dead_letter_rules_are_true_for_the_rows_at_fault_and_no_others(
-    with_users: duckdb.DuckDBPyConnection,
-) -> None:
+def test_dead_letter_rules_are_true_for_the_rows_at_fault_and_no_others(with_users: duckdb.DuckDBPyConnection) -> None:
     gates = Gates.model_validate(
         {
             "max_null_rate": {"user_id": 0.1, "quantity": 0.5},
@@ -411,9 +383,7 @@ def test_dead_letter_rules_are_true_for_the_rows_at_fault_and_no_others(
 
 
 def test_nulls_below_their_threshold_are_no_dead_letters(staging: duckdb.DuckDBPyConnection) -> None:
-    gates = Gates.model_validate(
-        {"max_null_rate": {"user_id": {"threshold": 0.25, "on_fail": "dead_letter"}}}
-    )
+    gates = Gates.model_validate({"max_null_rate": {"user_id": {"threshold": 0.25, "on_fail": "dead_letter"}}})
     assert dead_letter_rules(gates, evaluate(staging, gates, history=(), now=NOW)) == []
 
 
@@ -428,9 +398,7 @@ ALL_GATES: dict[str, Any] = {
 }
 
 
-def test_checks_choose_families_of_gates_and_together_they_are_all(
-    with_users: duckdb.DuckDBPyConnection,
-) -> None:
+def test_checks_choose_families_of_gates_and_together_they_are_all(with_users: duckdb.DuckDBPyConnection) -> None:
     everything = results(with_users, **ALL_GATES)
     assert [item.gate for item in everything] == list(ALL_GATES)
     assert sorted(gate for family in CHECKS.values() for gate in family) == sorted(ALL_GATES)
@@ -521,21 +489,13 @@ def test_age_is_that_of_a_slow_computation(times: list[datetime]) -> None:
         ({"max_null_rate": {"a": True}}, "max_null_rate.a: invalid number 'true'", ""),
         ({"max_null_rate": 0.5}, "gates.max_null_rate: must be a mapping", "{a name: what holds"),
         ({"max_null_rate": {"a": {"treshold": 1}}}, "a.threshold' is missing", "on_fail"),
-        (
-            {"max_null_rate": {"a": {"threshold": 1, "on_fial": "warn"}}},
-            "a.on_fial",
-            "did you mean 'on_fail'?",
-        ),
+        ({"max_null_rate": {"a": {"threshold": 1, "on_fial": "warn"}}}, "a.on_fial", "did you mean 'on_fail'?"),
         ({"expect": {"a": {"check": "b", "threshold": 1}}}, "a.threshold", "check, on_fail"),
         ({"expect": {"a": ""}}, "expect.a.check", ""),
         ({"max_age": {"a": "soon"}}, "invalid duration 'soon'", ""),
         ({"min_rows": "many"}, "gates.min_rows.threshold", ""),
         ({"row_count_within": float("nan")}, "row_count_within.threshold", ""),
-        (
-            {"references": {"a": "users.id"}},
-            "invalid reference 'users.id': write schema, table and column",
-            "",
-        ),
+        ({"references": {"a": "users.id"}}, "invalid reference 'users.id': write schema, table and column", ""),
         ({"max_duplicate_rate": {"a,,b": 0}}, "invalid columns 'a,,b'", ""),
         ({"on_fail": "dead_lettr"}, "gates.on_fail: unknown word 'dead_lettr'", "'dead_letter'?"),
         ({"min_rows": {"threshold": 1, "on_fail": "dead_letter"}}, "min_rows cannot", ""),

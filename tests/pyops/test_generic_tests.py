@@ -117,9 +117,7 @@ def test_rates_are_below_their_thresholds(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_arguments_that_cannot_be_meant_are_refused_when_dbt_parses(
-    tmp_path: Path, test: Node, message: str
-) -> None:
+def test_arguments_that_cannot_be_meant_are_refused_when_dbt_parses(tmp_path: Path, test: Node, message: str) -> None:
     models = [{"name": "nulls", "data_tests": [test]}]
     project = make_project(tmp_path, RATE_MODELS, {"models": models})
     with pytest.raises(AssertionError, match=message):
@@ -138,10 +136,7 @@ class Counted:
 
         tests: dict[str, list[Node]] = {name: [within(name, -0.01, 0.5)] for name in self.TABLES}
         tests["steady"] = [within("steady", 0, 0)]
-        tests["watched"] = [
-            within("watched", -0.5, 0.5),
-            within("watched_closely", 0, 0.01, {"severity": "warn"}),
-        ]
+        tests["watched"] = [within("watched", -0.5, 0.5), within("watched_closely", 0, 0.01, {"severity": "warn"})]
         even = "range % 2 = 0 and 'it''s' <> ''"
         tests["overgrown"].append(within("overgrown_even", 0, 0, {"where": even}))
         tables = [{"name": name, "data_tests": tests[name]} for name in self.TABLES]

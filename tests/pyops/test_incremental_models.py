@@ -101,8 +101,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shop_dsn: str) -> Shop
     monkeypatch.setenv("SHOP_DSN", shop_dsn)
     monkeypatch.setenv("PYOPS_WAREHOUSE", str(tmp_path / "warehouse.duckdb"))
     for statement in (
-        "DELETE FROM order_items USING orders"
-        " WHERE order_id = orders.id AND ordered_at >= '2010-12-09 00:00+00'",
+        "DELETE FROM order_items USING orders WHERE order_id = orders.id AND ordered_at >= '2010-12-09 00:00+00'",
         "DELETE FROM orders WHERE ordered_at >= '2010-12-09 00:00+00'",
     ):
         execute(shop_dsn, statement)

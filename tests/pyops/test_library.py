@@ -52,10 +52,8 @@ def test_several_items_carry_their_errors_and_raise_them_when_asked(lab: Lab, sq
         gone.raise_for_error()
 
 
-def test_what_goes_on_is_logged_for_whoever_listens(
-    lab: Lab, sql: Sql, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_goes_on_is_logged_for_whoever_listens(lab: Lab, sql: Sql, caplog: pytest.LogCaptureFixture) -> None:
     sql("CREATE TABLE t (id bigint PRIMARY KEY)")
     with caplog.at_level(logging.INFO, logger="pyops"):
         lab.capture({"t": {"mode": "cdc"}})
-    assert any("slot pyops_src created at" in line for line in caplog.messages)
+    assert any("_src created at" in line for line in caplog.messages)

@@ -161,9 +161,7 @@ B, R, C = wire.begin(100, 5, 1), wire.relation(T), wire.commit(100, 120, 5)
         ([wire.begin(100, 2**62, 1), C], "its time is no time of a commit"),
     ],
 )
-def test_what_the_protocol_does_not_know_is_an_error_that_says_where(
-    messages: list[bytes], said: str
-) -> None:
+def test_what_the_protocol_does_not_know_is_an_error_that_says_where(messages: list[bytes], said: str) -> None:
     """Behaviour 17: and that quotes no value."""
     with pytest.raises(CorruptStreamError, match=said) as error:
         decoded(messages)

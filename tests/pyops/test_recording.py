@@ -58,25 +58,18 @@ def test_replay_that_meets_a_failing_gate_is_rejected_and_names_no_file_that_is_
     mode, status, rows_read, error = runs(lab)[-1]
     assert (mode, status, rows_read) == ("replay", "rejected", 1)
     assert "expectation few" in error
-    assert lab.rows("SELECT gate, status FROM pyops.gate_results WHERE status = 'failed'") == [
-        ("expect", "failed")
-    ]
+    assert lab.rows("SELECT gate, status FROM pyops.gate_results WHERE status = 'failed'") == [("expect", "failed")]
     assert [x.status for x in pyops.dead_letters(project)] == ["open"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_reconciliation_that_is_stopped_is_cancelled(
-    project: Project, sql: Sql, number: signal.Signals
-) -> None:
+def test_reconciliation_that_is_stopped_is_cancelled(project: Project, sql: Sql, number: signal.Signals) -> None:
     """Behaviour 45."""
     sql("CREATE TABLE t AS SELECT n AS id FROM generate_series(1, 100) AS n")
     project.set_up(FULL)
     assert project.extract_by_command()[0] == 0
     sql("DELETE FROM t WHERE id > 50")
-    with halted(project, Stage, "fill", command="reconcile", arguments=("t", "--apply")) as (
-        command,
-        released,
-    ):
+    with halted(project, Stage, "fill", command="reconcile", arguments=("t", "--apply")) as (command, released):
         os.kill(command.pid, number)
         released.set()
         code, output = command.end()
@@ -94,10 +87,7 @@ def test_replay_that_is_stopped_is_cancelled(project: Project, sql: Sql, number:
     project.set_up({"t": FULL["t"] | {"max_dead_letter_rate": 1}})
     assert project.extract_by_command()[0] == 0
     project.write("ALTER TABLE raw.t ALTER n TYPE VARCHAR")
-    with halted(project, Stage, "fill_from_tables", command="dlq", arguments=("replay", "t")) as (
-        command,
-        released,
-    ):
+    with halted(project, Stage, "fill_from_tables", command="dlq", arguments=("replay", "t")) as (command, released):
         os.kill(command.pid, number)
         released.set()
         code, output = command.end()

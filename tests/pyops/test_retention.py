@@ -57,10 +57,7 @@ def table(sql: Sql) -> None:
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
 )
-@given(
-    batches=batches,
-    how=st.tuples(st.sampled_from(["DEFAULT", "FULL"]), st.lists(st.integers(0, 40), min_size=1)),
-)
+@given(batches=batches, how=st.tuples(st.sampled_from(["DEFAULT", "FULL"]), st.lists(st.integers(0, 40), min_size=1)))
 def test_any_traffic_compacted_anywhere_ends_in_the_source(
     lab: Lab, sql: Sql, connect: Connect, batches: Any, how: tuple[str, list[int]]
 ) -> None:

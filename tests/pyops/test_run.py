@@ -47,11 +47,7 @@ def built(project: Path) -> dict[str, list[tuple[int, int]]]:
 def run_all(project: Path) -> set[str]:
     """Runs `pyops run` and returns what became of dbt's nodes."""
     done = subprocess.run(
-        [sys.executable, "-m", "pyops", "run", "--json"],
-        cwd=project,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
+        [sys.executable, "-m", "pyops", "run", "--json"], cwd=project, stdout=subprocess.PIPE, text=True, check=False
     )
     assert done.returncode == 0
     summary = json.loads(done.stdout)
@@ -96,13 +92,10 @@ def test_shop_goes_from_postgres_to_the_mart_and_goes_on(project: Path, shop_dsn
     landed = "SELECT country FROM marts.fct_orders WHERE order_id >= 1000000 ORDER BY order_id"
     assert [row[0] for row in ask(project, landed)] == strings
     source = execute(
-        shop_dsn,
-        "SELECT status, count(*), sum(amount_cents)::bigint, count(user_id) FROM orders"
-        " GROUP BY 1 ORDER BY 1",
+        shop_dsn, "SELECT status, count(*), sum(amount_cents)::bigint, count(user_id) FROM orders GROUP BY 1 ORDER BY 1"
     )
     mart = (
-        "SELECT status, count(*), sum(amount_cents)::BIGINT, count(user_id)"
-        " FROM marts.fct_orders GROUP BY 1 ORDER BY 1"
+        "SELECT status, count(*), sum(amount_cents)::BIGINT, count(user_id) FROM marts.fct_orders GROUP BY 1 ORDER BY 1"
     )
     assert ask(project, mart) == source
 

@@ -72,10 +72,7 @@ def test_a_third_kind_of_source_is_extracted_checked_and_shown_like_the_others(c
     three, many = pyops.extract(counted)
     assert (three.run.status, three.run.rows_written) == ("succeeded", 3)
     assert isinstance(many.error, UsageError)
-    assert {table.table: table.rows for table in pyops.status(counted)} == {
-        "numbers.3": 3,
-        "numbers.many": None,
-    }
+    assert {table.table: table.rows for table in pyops.status(counted)} == {"numbers.3": 3, "numbers.many": None}
     [planned, _] = pyops.extract(counted, dry_run=True)
     assert planned.query == "count to 3"
     with open_source(counted, "numbers") as source:

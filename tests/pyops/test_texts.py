@@ -31,9 +31,7 @@ def typed(connection: duckdb.DuckDBPyConnection, text: str | None, type_: str) -
     item = mapping_of('a "b"', type_)
     shown = item.text or "'x'"
     found, was_null, kind = connection.execute(
-        f"SELECT {item.convert}, {shown} IS NULL, typeof({item.convert})"
-        ' FROM (SELECT ?::VARCHAR AS "a ""b""")',
-        [text],
+        f'SELECT {item.convert}, {shown} IS NULL, typeof({item.convert}) FROM (SELECT ?::VARCHAR AS "a ""b""")', [text]
     ).fetchall()[0]
     assert kind == item.warehouse == type_
     return FAULT if found is None and not was_null and item.fault else found
@@ -122,9 +120,7 @@ def test_text_that_a_cast_would_alter_is_a_fault(
     | st.decimals(places=2, min_value=-2000, max_value=2000),
     st.sampled_from(["{}", "{:f}", "{:e}", "{:E}"]),
 )
-def test_decimal_is_exact_or_a_fault(
-    connection: duckdb.DuckDBPyConnection, number: Decimal, form: str
-) -> None:
+def test_decimal_is_exact_or_a_fault(connection: duckdb.DuckDBPyConnection, number: Decimal, form: str) -> None:
     """Behaviour 34: however it is written."""
     text = form.format(number)
     found = typed(connection, text, "DECIMAL(5,2)")
@@ -160,9 +156,7 @@ def test_integer_is_exact_or_a_fault(connection: duckdb.DuckDBPyConnection, numb
 
 @settings(max_examples=examples(200))
 @given(st.text(st.sampled_from("0123456789.eE+-:TZ nainf{}[],\"'_x"), max_size=12))
-def test_any_text_is_a_value_or_a_fault_but_never_an_error(
-    connection: duckdb.DuckDBPyConnection, text: str
-) -> None:
+def test_any_text_is_a_value_or_a_fault_but_never_an_error(connection: duckdb.DuckDBPyConnection, text: str) -> None:
     """Behaviour 37."""
     for type_ in ("INTEGER", "DECIMAL(5,2)", "DECIMAL(9,0)", "DOUBLE", "FLOAT", "BOOLEAN", "DATE",
                   "TIME", "TIMESTAMP", "UUID", "JSON"):  # fmt: skip

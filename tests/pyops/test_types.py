@@ -333,9 +333,7 @@ def test_any_column_name_lands(lab: Lab, sql: Sql) -> None:
     for _ in range(2):
         lab.extract({"numbers": merge, "arrays": merge})
     landed = ", ".join(map(identifier, NAMES))
-    assert lab.rows(f"SELECT {landed} FROM raw.numbers") == [
-        tuple(Decimal(f"{n}.5") for n in range(len(NAMES)))
-    ]
+    assert lab.rows(f"SELECT {landed} FROM raw.numbers") == [tuple(Decimal(f"{n}.5") for n in range(len(NAMES)))]
     assert lab.rows(f"SELECT {landed} FROM raw.arrays ORDER BY {identifier(key)}") == [
         tuple("[]" if n + 1 == row else f'["{n}"]' for n in range(len(NAMES))) for row in rows
     ]
@@ -395,10 +393,7 @@ def test_partitioned_tables_views_and_generated_columns_land(lab: Lab, sql: Sql)
     assert lab.rows("SELECT id, kept, made FROM raw.p ORDER BY 1") == [(1, 2, 3), (11, 22, 33)]
     for name in ("v", "m"):
         query = f"SELECT id, kept, typeof(kept) FROM raw.{name}"
-        assert lab.rows(query + " ORDER BY 1") == [
-            (1, Decimal(2), "DECIMAL(5,1)"),
-            (11, Decimal(22), "DECIMAL(5,1)"),
-        ]
+        assert lab.rows(query + " ORDER BY 1") == [(1, Decimal(2), "DECIMAL(5,1)"), (11, Decimal(22), "DECIMAL(5,1)")]
 
 
 @few_examples
@@ -553,8 +548,7 @@ def _start_over(lab: Lab, definition: str, select: str, values: list[Any]) -> No
     execute(lab.dsn, f"CREATE TABLE t (id int PRIMARY KEY, {definition})")
     execute(
         lab.dsn,
-        f"INSERT INTO t SELECT id, {select}"
-        " FROM json_array_elements_text($1::text::json) WITH ORDINALITY AS e (s, id)",
+        f"INSERT INTO t SELECT id, {select} FROM json_array_elements_text($1::text::json) WITH ORDINALITY AS e (s, id)",
         json.dumps(values),
     )
 
@@ -583,8 +577,7 @@ def test_any_number_survives_the_round_trip(lab: Lab, form: tuple[int, int], int
     _start_over(
         lab,
         f"n numeric({precision},{scale}), n_text text, u numeric, u_text text, f float8, f_text text",
-        "s::numeric, s::numeric::text, s::numeric / 3, (s::numeric / 3)::text,"
-        " s::float8 / 3, (s::float8 / 3)::text",
+        "s::numeric, s::numeric::text, s::numeric / 3, (s::numeric / 3)::text, s::float8 / 3, (s::float8 / 3)::text",
         numbers,
     )
     lab.extract({"t": FULL})
@@ -603,9 +596,7 @@ DAY = 86_400_000_000  # in microseconds
 @given(
     st.lists(
         # Days from the year 2000: some centuries, and all that PostgreSQL has.
-        st.tuples(
-            st.integers(-200_000, 200_000) | st.integers(-2_451_545, 106_751_982), st.integers(0, DAY - 1)
-        ),
+        st.tuples(st.integers(-200_000, 200_000) | st.integers(-2_451_545, 106_751_982), st.integers(0, DAY - 1)),
         min_size=100,
         max_size=300,
     )
@@ -625,8 +616,7 @@ def test_any_moment_survives_the_round_trip(lab: Lab, moments: list[tuple[int, i
     )
     lab.extract({"t": FULL})
     [(rows, wrong)] = lab.rows(
-        "SELECT count(*), count(*) FILTER (WHERE t::VARCHAR <> t_text OR z <> t"
-        " OR d::VARCHAR <> d_text) FROM raw.t"
+        "SELECT count(*), count(*) FILTER (WHERE t::VARCHAR <> t_text OR z <> t OR d::VARCHAR <> d_text) FROM raw.t"
     )
     payloads = _payloads(lab)
     assert (rows + len(payloads), wrong) == (len(moments), 0)

@@ -114,9 +114,7 @@ def test_scope_says_which_rows_a_write_replaces(
     assert (run.status, run.rows_written, run.rows_deleted, run.load_id) == ("succeeded", 2, deleted, 2)
 
 
-def test_commit_that_fails_leaves_everything_as_it_was(
-    warehouse: Warehouse, staged: Callable[..., Stage]
-) -> None:
+def test_commit_that_fails_leaves_everything_as_it_was(warehouse: Warehouse, staged: Callable[..., Stage]) -> None:
     """Behaviour 35: rows and bookkeeping are one."""
     committed(warehouse, staged(*OLD), Whole(swap=True))
     before = warehouse.states([TABLE])[TABLE]
@@ -129,9 +127,7 @@ def test_commit_that_fails_leaves_everything_as_it_was(
     assert len(there(warehouse)) == 3
 
 
-def test_what_a_commit_expects_and_does_not_find_it_refuses(
-    warehouse: Warehouse, staged: Callable[..., Stage]
-) -> None:
+def test_what_a_commit_expects_and_does_not_find_it_refuses(warehouse: Warehouse, staged: Callable[..., Stage]) -> None:
     committed(warehouse, staged(*OLD), Whole(swap=True), expects_load=0)
     with pytest.raises(TransientError, match="another run has published it"):
         committed(warehouse, staged(*NEW), Append(), expects_load=0)
@@ -150,9 +146,7 @@ def test_state_is_what_was_committed(warehouse: Warehouse, staged: Callable[...,
     assert warehouse.states([TABLE])[TABLE].columns == {}
     mark = Watermark("3", "4", frozenset({"v1/2"}))
     run = committed(
-        *(warehouse, staged(*OLD), Whole(swap=True)),
-        watermark=WatermarkChange("id", mark),
-        files=(("a", 1, 2),),
+        *(warehouse, staged(*OLD), Whole(swap=True)), watermark=WatermarkChange("id", mark), files=(("a", 1, 2),)
     )
     state = warehouse.states([TABLE])[TABLE]
     assert (state.columns, state.rows, state.last_load) == (COLUMNS, 3, run.load_id)
@@ -223,9 +217,7 @@ def test_warehouse_made_before_versions_opens_and_goes_on(old: Lab, sql: Sql) ->
     sql("INSERT INTO orders VALUES (110, '2024-01-02 01:50:00+00', 10), (111, now(), 11)")
     tables = {"orders": {"mode": "incremental", "cursor": "at", "primary_key": ["id"]}}
     project = old.configure(tables)
-    (old.directory / "pyops.yml").write_text(
-        (old.directory / "pyops.yml").read_text().replace("src:", "shop:")
-    )
+    (old.directory / "pyops.yml").write_text((old.directory / "pyops.yml").read_text().replace("src:", "shop:"))
     project = pyops.load(old.directory)
     [before] = pyops.status(project)
     assert (before.rows, before.watermark) == (109, "2024-01-02 01:50:00+00")

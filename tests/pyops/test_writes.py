@@ -43,10 +43,7 @@ def rows(lab: Lab) -> list[tuple[Any, ...]]:
 def test_rerun_gives_the_same_table(lab: Lab, sql: Sql, table: dict[str, Any]) -> None:
     """Behaviour 10."""
     sql("CREATE TABLE t (id bigint PRIMARY KEY, at bigint, day date, note text)")
-    sql(
-        "INSERT INTO t SELECT i, i, '2020-01-01'::date + i::int % 5, 'a' || i"
-        " FROM generate_series(1, 100) AS i"
-    )
+    sql("INSERT INTO t SELECT i, i, '2020-01-01'::date + i::int % 5, 'a' || i FROM generate_series(1, 100) AS i")
     lab.extract({"t": table})
     lab.extract({"t": table})
     once = rows(lab)
@@ -102,10 +99,7 @@ def test_loads_are_numbered_in_the_order_of_their_commits(lab: Lab, sql: Sql) ->
 def test_only_the_days_asked_for_are_replaced(lab: Lab, sql: Sql) -> None:
     """Behaviour 10."""
     sql("CREATE TABLE t (id bigint, day timestamptz)")
-    sql(
-        "INSERT INTO t SELECT i, '2020-01-01'::timestamptz + i * interval '6 hours'"
-        " FROM generate_series(0, 15) AS i"
-    )
+    sql("INSERT INTO t SELECT i, '2020-01-01'::timestamptz + i * interval '6 hours' FROM generate_series(0, 15) AS i")
     lab.extract({"t": DAYS})
     sql("UPDATE t SET id = id + 100")
     sql("DELETE FROM t WHERE id = 104")
@@ -215,9 +209,7 @@ def test_file_does_not_grow_under_a_thousand_delete_inserts(lab: Lab) -> None:
         for day in range(1, 11):
             run = Run(f"day-{day}", "src", "t", "partition", "delete_insert", "running", None)
             stage = stages.enter_context(Stage.create(lab.directory / "staging", run))
-            batch = pa.record_batch(
-                {"id": pa.array(range(2000)), "day": pa.array([f"2020-01-{day:02}"] * 2000)}
-            )
+            batch = pa.record_batch({"id": pa.array(range(2000)), "day": pa.array([f"2020-01-{day:02}"] * 2000)})
             stage.fill(batch.schema, iter([batch]), mappings, key=())
             range_ = ("day", f"2020-01-{day:02}", f"2020-01-{day + 1:02}")
             columns = {name: item.warehouse for name, item in mappings.items()}
@@ -232,9 +224,7 @@ def test_file_does_not_grow_under_a_thousand_delete_inserts(lab: Lab) -> None:
     assert sizes[-1] < 2 * sizes[9]
 
 
-def test_run_that_another_one_overtook_publishes_nothing(
-    lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_that_another_one_overtook_publishes_nothing(lab: Lab, sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slower run would put an older state in place of a newer one."""
     sql("CREATE TABLE t (id bigint)")
     sql("INSERT INTO t VALUES (1)")

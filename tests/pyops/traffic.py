@@ -18,8 +18,7 @@ STATEMENTS = {
     "write": "UPDATE {t} SET big = repeat(md5('{b}'), 100) WHERE id = {a}",
     "forget": "UPDATE {t} SET big = NULL WHERE id = {a}",
     "delete": "DELETE FROM {t} WHERE id = {a}",
-    "move": "UPDATE {t} SET id = {b} + 10 WHERE id = {a} AND NOT EXISTS"
-    " (SELECT FROM {t} WHERE id = {b} + 10)",
+    "move": "UPDATE {t} SET id = {b} + 10 WHERE id = {a} AND NOT EXISTS (SELECT FROM {t} WHERE id = {b} + 10)",
     "back": "UPDATE {t} SET id = id - 10 WHERE id = {a} + 10 AND NOT EXISTS (SELECT FROM {t} WHERE id = {a})",
     "truncate": "TRUNCATE {t}",
     "savepoint": "SAVEPOINT s",
@@ -28,9 +27,7 @@ STATEMENTS = {
 steps = st.tuples(st.sampled_from([*STATEMENTS, "insert", "update", "delete"]), KEYS, KEYS)
 transactions = st.tuples(st.lists(steps, min_size=1, max_size=8), st.booleans())
 batches = st.lists(
-    st.tuples(st.lists(transactions, max_size=6), st.sampled_from(["cdc", "cdc", "snapshot"])),
-    min_size=1,
-    max_size=4,
+    st.tuples(st.lists(transactions, max_size=6), st.sampled_from(["cdc", "cdc", "snapshot"])), min_size=1, max_size=4
 )
 
 

@@ -318,11 +318,7 @@ def _texts() -> Iterator[tuple[str, str, Values]]:
     yield "public.int4", "VARCHAR", {"four": "four"}
     every_byte = bytes(range(256))
     shown = "".join(_shown(byte) for byte in every_byte)
-    yield (
-        "bytea",
-        "BLOB",
-        {"\\x": "", "\\x00": "\\x00", "\\x610062": "a\\x00b", "\\x" + every_byte.hex(): shown},
-    )
+    yield ("bytea", "BLOB", {"\\x": "", "\\x00": "\\x00", "\\x610062": "a\\x00b", "\\x" + every_byte.hex(): shown})
     yield "uuid", "UUID", _same(*_UUIDS)
     yield "xml", "VARCHAR", {Expression("xml_of('<a b=\"1\">&lt;é</a> x')"): '<a b="1">&lt;é</a> x'}
     documents = (
@@ -342,9 +338,7 @@ def _texts() -> Iterator[tuple[str, str, Values]]:
         {
             "null": "null",
             '{"b": 1, "a": 1, "a": 2}': '{"a": 2, "b": 1}',
-            "[18446744073709551617, 1.10, 1e3, true, null]": (
-                "[18446744073709551617, 1.10, 1000, true, null]"
-            ),
+            "[18446744073709551617, 1.10, 1e3, true, null]": ("[18446744073709551617, 1.10, 1000, true, null]"),
             "1e400": "1" + "0" * 400,
             '"\\ud83d\\ude00 \\u0001 \\""': '"\U0001f600 \\u0001 \\""',
             '""': '""',

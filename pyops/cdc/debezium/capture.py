@@ -69,7 +69,7 @@ class Changes(ChangeSource):
             if known:  # they were landed, and may go
                 return []
             raise
-        return [file for file in found if known.get(file.name) != (file.size, file.mtime_ns)]
+        return [file for file in found if known.get(file.name) != (file.size, file.changed_ns)]
 
     def _stage(self, table: Table, found: list[File], stage: Stage, recording: Recording) -> Commit:
         state = self.states[table]
@@ -78,21 +78,17 @@ class Changes(ChangeSource):
         recording.note(rows_read=events.lines, bytes_read=sum(file.size for file in found))
         names = [file.name for file in found]
         with recording.warehouse.attached(stage) as at:
-            first, *others = interruptible(
-                lambda: events.writes(at, names), cancel=stage.connection.interrupt
-            )
+            first, *others = interruptible(lambda: events.writes(at, names), cancel=stage.connection.interrupt)
         recording.note(rows_unchanged=events.repeated)
         if left := {kind: events.kinds[kind] for kind in COUNTED if events.kinds[kind]}:
             counts = ", ".join(f"{kind} ({count:,})" for kind, count in left.items())
             _log.info("%s: nothing to land in %s", table, counts)
-        signatures = tuple((file.name, file.size, file.mtime_ns) for file in found)
+        signatures = tuple((file.name, file.size, file.changed_ns) for file in found)
         # Numbers were given by what the log had then.
         first = replace(first, files=signatures, expects_load=state.last_load)
         return Commit((first, *others))
 
     def _note_landed(self, table: Table, found: list[File], load_id: int | None) -> None:
         state = self.states[table]
-        landed = {file.name: (file.size, file.mtime_ns) for file in found}
-        self.states[table] = replace(
-            state, files={**state.files, **landed}, last_load=load_id or state.last_load
-        )
+        landed = {file.name: (file.size, file.changed_ns) for file in found}
+        self.states[table] = replace(state, files={**state.files, **landed}, last_load=load_id or state.last_load)

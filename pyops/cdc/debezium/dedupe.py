@@ -77,9 +77,7 @@ class Numbering:
         """The SELECT of those of ``rows`` that are new, with ``_seq``."""
         log = self.at.columns(self.table.target)
         connection = self.at.connection
-        [(count, first, last)] = connection.execute(
-            f"SELECT count(*), min(_lsn), max(_lsn) FROM ({rows})"
-        ).fetchall()
+        [(count, first, last)] = connection.execute(f"SELECT count(*), min(_lsn), max(_lsn) FROM ({rows})").fetchall()
         # Folded events are not there to compare with, so nothing that old is taken again.
         rows = f"SELECT * FROM ({rows}) WHERE _lsn > {self.at.compacted_lsn(self.table)}"
         if not count or (log and "_lsn" not in log):  # what is not a log is refused later
@@ -94,8 +92,7 @@ class Numbering:
             known = _evolved(known, more)
         same_place = f"_lsn BETWEEN {first} AND {last} AND _lsn IN (SELECT _lsn FROM ({rows}))"
         old = " UNION ALL BY NAME ".join(
-            f"SELECT {', '.join(_cast(known, types))} FROM {name} WHERE {same_place}"
-            for name, types in sources
+            f"SELECT {', '.join(_cast(known, types))} FROM {name} WHERE {same_place}" for name, types in sources
         )
         if not sources:
             known, old = dict(columns), f"SELECT *, NULL::BIGINT AS _seq FROM ({rows}) LIMIT 0"

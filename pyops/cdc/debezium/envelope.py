@@ -50,8 +50,7 @@ def _fields(struct: Any) -> list[dict[str, Any]]:
 def parsed(mark: str, *, table: str, skips_others: bool, key: tuple[str, ...]) -> str:
     """The SELECT that parses the lines of ``chunk``, whose numbers get a mark (see files/json.py).
 
-    ``text`` is the row as JSON, ``kind`` one of COUNTED or ``row``, ``_order`` a place in the
-    transaction.
+    ``text`` is the row as JSON, ``kind`` one of COUNTED or ``row``, ``_order`` a place in the transaction.
     """
     w = _NUMBERS
     name = f"concat_ws('.', {w['db']}, nullif({w['schema']}, ''), nullif({w['table']}, ''))"

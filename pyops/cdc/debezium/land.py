@@ -93,8 +93,7 @@ class StagedEvents:
             refused += [
                 Refused(*row)
                 for row in connection.sql(
-                    "SELECT line, chunk.text, fault FROM found JOIN chunk USING (line)"
-                    " WHERE fault IS NOT NULL"
+                    "SELECT line, chunk.text, fault FROM found JOIN chunk USING (line) WHERE fault IS NOT NULL"
                 ).fetchall()
             ]
         is_row = pc.and_(pc.equal(found["kind"], "row"), pc.is_null(found["fault"]))
@@ -157,10 +156,7 @@ class StagedEvents:
             meta_mappings = {name: ColumnMapping(type_, "", name) for name, type_ in meta.items()}
             staged = f"changes_{number}"
             self.stage.add_arrived(
-                staged,
-                mappings | meta_mappings,
-                key=self.table.config.primary_key,
-                where=f"_version = {number}",
+                staged, mappings | meta_mappings, key=self.table.config.primary_key, where=f"_version = {number}"
             )
             columns = {name: item.warehouse for name, item in mappings.items()}
             rows = f"SELECT * EXCLUDE (_fault), 1::INTEGER AS _generation FROM {staged} WHERE _fault IS NULL"
@@ -184,9 +180,7 @@ class StagedEvents:
         if salts:
             self.stage.connection.execute(without_unavailable(salts))
 
-    def _mappings(
-        self, version: Mapping[str, ConnectType | None], *, has_schema: bool
-    ) -> dict[str, ColumnMapping]:
+    def _mappings(self, version: Mapping[str, ConnectType | None], *, has_schema: bool) -> dict[str, ColumnMapping]:
         config = self.table.debezium
         mappings = {}
         for name, type_ in version.items():

@@ -15,15 +15,20 @@ from pyops.cdc.postgres.slot import lock_slot, look_at_server
 from pyops.cdc.postgres.snapshot import copies
 from pyops.cdc.postgres.stream import Stream
 from pyops.config.project import Project, Table
-from pyops.sources.postgres.session import connect
+from pyops.records import Offset
+from pyops.sources.postgres.session import Session, connect
 from pyops.sources.protocol import ChangeSource, Chunk
 from pyops.warehouse.protocol import CaptureState, TableState
 
 PATIENCE = timedelta(minutes=10)
 
 
-def slot_name(project: Project, source: str) -> str:
-    return project.postgres(source).slot or default_name(source)
+def slot_name(project: Project, source: str, session: Session, offset: Offset | None) -> str:
+    """The slot of a source: configured, in use, or one of its database's own."""
+    if offset is not None and offset.status != "dropped" and not project.postgres(source).slot:
+        return offset.slot
+    [(database,)] = session.query("SELECT current_database()::text")
+    return project.postgres(source).slot or default_name(f"{database}_{source}")
 
 
 class Changes(ChangeSource):
@@ -48,10 +53,8 @@ class Changes(ChangeSource):
     def start(self, capture: CaptureState, states: Mapping[Table, TableState]) -> Iterator[Chunk]:
         """Connects, checks slot and publications, and copies the tables that are new."""
         project, source = self._project, self._source
-        control, reader = (
-            self._connections.enter_context(connect(project.dsn(source), name=source)) for _ in range(2)
-        )
-        slot = slot_name(project, source)
+        control, reader = (self._connections.enter_context(connect(project.dsn(source), name=source)) for _ in range(2))
+        slot = slot_name(project, source, control, capture.offset)
         lock_slot(control, slot)
         server = look_at_server(control)
         check_server(server, source)
@@ -64,8 +67,10 @@ class Changes(ChangeSource):
             stored=capture.offset,
         )
         yield from start(opened, server, capture, states)
-        yield from copies(opened, self._progress)
         self._stream = Stream(opened)
+        if opened.captured and any(map(opened.is_to_copy, opened.facts)):
+            yield from self._stream.changes(idles=True)  # what waits in the slot comes before a copy
+        yield from copies(opened, self._progress)
 
     def changes(self, *, idles: bool = False) -> Iterator[Chunk]:
         yield from self._stream.changes(idles=idles)

@@ -19,6 +19,10 @@ from pyops.warehouse.protocol import CaptureChange, CaptureState, Commit, TableS
 _log = logging.getLogger(__name__)
 
 
+class RolledBackError(OperationError):
+    """The source has lost what was landed from it: its history is another one now."""
+
+
 @dataclass
 class Opened:
     """A source that is open for capture, and where its capture stands."""
@@ -45,6 +49,11 @@ class Opened:
         """The columns that identify a row of a table: configured, or its primary key."""
         facts = self.facts.get(table)
         return table.config.primary_key or (facts.primary_key if facts else ())
+
+    def is_to_copy(self, table: Table) -> bool:
+        """Whether a table is new, was recreated, or is asked for."""
+        known = self.captured.get(table.name)
+        return known is None or known.relation_oid != self.facts[table].oid or table == self.again
 
     def noted(
         self, offset: Offset, *forgets: str, keys: Mapping[str, tuple[str, ...]] | None = None
@@ -82,20 +91,25 @@ class Opened:
                 )
 
 
-def start(
-    opened: Opened, server: Server, capture: CaptureState, states: Mapping[Table, TableState]
-) -> Iterator[Chunk]:
+def start(opened: Opened, server: Server, capture: CaptureState, states: Mapping[Table, TableState]) -> Iterator[Chunk]:
     """Checks slot and publications, and creates them for a source that is new."""
     for table in opened.tables:
         try:
             opened.facts[table] = opened.publications.facts(table)
         except PyopsError as error:  # the others can be captured all the same
             yield Chunk("snapshot", table, error=error)
-    if capture.offset is not None and capture.offset.status == "active":
-        opened.captured = dict(capture.tables)
-        opened.offset = check_slot(opened.control, opened.source, opened.slot, capture.offset, server)
+    offset = capture.offset
+    if offset is not None and offset.status in {"active", "stopped"}:
+        opened.captured, opened.offset = dict(capture.tables), offset
+        try:
+            opened.offset = check_slot(opened.control, opened.source, opened.slot, offset, server)
+        except RolledBackError:
+            # Once it has written past the offset again, nothing would tell: so that is kept.
+            if offset.status == "active":
+                yield from opened.noted(replace(offset, status="stopped"))
+            raise
     else:
-        yield from make_slot(opened, capture.offset, server)
+        yield from make_slot(opened, offset, server, newest=capture.newest_generation)
     opened.check_publications(but=opened.again)
     keys = {table.name: opened.key(table) for table in opened.facts}
     if not keys.items() <= capture.keys.items():
@@ -103,7 +117,7 @@ def start(
     yield from leave(opened, states)
 
 
-def make_slot(opened: Opened, before: Offset | None, server: Server) -> Iterator[Chunk]:
+def make_slot(opened: Opened, before: Offset | None, server: Server, *, newest: int) -> Iterator[Chunk]:
     """Makes publications and slot, after noting that they are about to be made."""
     is_unfinished = before is not None and before.status == "starting"
     slot = look_at_slot(opened.control, opened.slot)
@@ -115,7 +129,7 @@ def make_slot(opened: Opened, before: Offset | None, server: Server) -> Iterator
             hint=f"if nobody does: pyops slot drop {opened.source}; else give this source"
             " another `slot` and `publication`",
         )
-    generation = (before.generation if before else 0) + (not is_unfinished)
+    generation = before.generation if before and is_unfinished else newest + 1
     offset = Offset(opened.source, generation, "starting", opened.slot, server.system_id, server.timeline)
     if opened.publications.are_ours:
         opened.publications.check_rights(opened.facts)
@@ -215,12 +229,10 @@ def check_plugin(source: str, slot: Slot) -> None:
 
 def check_slot(session: Session, source: str, name: str, offset: Offset, server: Server) -> Offset:
     """Makes sure that the slot goes on where the warehouse stopped; returns the offset."""
-    again = (
-        f"what was landed stays; pyops slot drop {source}, then pyops cdc {source}, re-snapshots all tables"
-    )
+    again = f"what was landed stays; pyops slot drop {source}, then pyops cdc {source}, re-snapshots all tables"
 
-    def stop(problem: str) -> OperationError:
-        return OperationError(f"{source}: {problem}", hint=again)
+    def stop(problem: str, kind: type[OperationError] = OperationError) -> OperationError:
+        return kind(f"{source}: {problem}", hint=again)
 
     if offset.slot != name:
         raise stop(f"its slot was {offset.slot}, the configuration says {name}")
@@ -250,11 +262,14 @@ def check_slot(session: Session, source: str, name: str, offset: Offset, server:
             f" {offset.timeline}; what was landed after {lsn_text(slot.confirmed)} may have"
             " been lost there, and be other changes now"
         )
+    if offset.status == "stopped":
+        raise stop("its log was found to end before what was landed: it was restored", RolledBackError)
     if server.flushed < offset.lsn:
         raise stop(
             f"the source's log ends before what was landed ({lsn_text(server.flushed)} <"
             f" {lsn_text(offset.lsn)}): it was restored, or failed over to a standby that"
-            " lacked something"
+            " lacked something",
+            RolledBackError,
         )
     return replace(offset, timeline=server.timeline)
 

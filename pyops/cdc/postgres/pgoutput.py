@@ -53,8 +53,7 @@ class _Rows:
 class Decoder:
     """Decodes a stream batch by batch; a transaction may go on in the next one.
 
-    ``key`` names a relation's key columns where its identity is FULL: to change one is a ``d`` and
-    a ``c``.
+    ``key`` names a relation's key columns where its identity is FULL: to change one is a ``d`` and a ``c``.
     """
 
     def __init__(self, key: Callable[[Relation], Sequence[str]] = lambda _: ()) -> None:
@@ -137,9 +136,7 @@ class _Batch:
             us[kind] = buffer.int64(buffer.begins[kind] + place)
             self.want((us > _FIRST_US) & (us < _LAST_US), "its time is no time of a commit")
         same = np.ones(len(self.kinds), np.bool_)
-        same[self._commits] = (
-            buffer.int64(buffer.begins[self._commits] + 2) == self.lsns[self.number[self._commits]]
-        )
+        same[self._commits] = buffer.int64(buffer.begins[self._commits] + 2) == self.lsns[self.number[self._commits]]
         self.want(same, "the transaction began with another position")
         self._is_open = bool(inside[-1])
 
@@ -266,9 +263,7 @@ def _truncations(batch: _Batch, relations: _Relations) -> Iterator[_Rows]:
         reader.end()
 
 
-def _changes(
-    batch: _Batch, relations: _Relations, key: Callable[[Relation], Sequence[str]]
-) -> Iterator[_Rows]:
+def _changes(batch: _Batch, relations: _Relations, key: Callable[[Relation], Sequence[str]]) -> Iterator[_Rows]:
     buffer = batch.buffer
     messages = np.flatnonzero(np.isin(batch.kinds, list(_OPS)))
     at = buffer.begins[messages]
@@ -284,9 +279,7 @@ def _changes(
         yield _rows(batch, relation, np.concatenate(parts), key)
 
 
-def _rows(
-    batch: _Batch, relation: Relation, messages: Ints, key: Callable[[Relation], Sequence[str]]
-) -> _Rows:
+def _rows(batch: _Batch, relation: Relation, messages: Ints, key: Callable[[Relation], Sequence[str]]) -> _Rows:
     """Takes the inserts, updates and deletes of one relation apart."""
     buffer, columns = batch.buffer, len(relation.attributes)
     kinds = batch.kinds[messages]
@@ -316,9 +309,7 @@ def _rows(
     if (is_full := markers[both] == _OLD).any():
         # A key's tuple has NULL for what is no key; a full one has what the new one does not send.
         full = np.flatnonzero(is_full)
-        values = [
-            new.filled_from(before.take(full), both[full]) for new, before in zip(values, old, strict=True)
-        ]
+        values = [new.filled_from(before.take(full), both[full]) for new, before in zip(values, old, strict=True)]
     changed = np.zeros(len(both), np.bool_)
     names = set(key(relation)) if relation.identity == "f" else set()
     for attribute, new, before in zip(relation.attributes, values, old, strict=True):

@@ -81,27 +81,41 @@ class Publications:
     def _refuse(self, table: Table, facts: Facts) -> None:
         config = table.postgres
         named = (*config.primary_key, *config.mask, *config.exclude, *config.columns)
-        table.require(named, facts.columns, "at the source that could be published")
-        if facts.kind not in "rp" or facts.persistence != "p":
-            raise OperationError(
-                f"{table}: PostgreSQL has no changes of it: it is no table with a log of its own",
-                hint="views, foreign and unlogged tables can be landed by mode full",
-            )
-        if not self.columns(table, facts):
-            raise OperationError(f"{table}: no column is left to land", hint="see columns and exclude")
+        table.require(named, [*facts.columns, *facts.unpublished], "at the source")
         hidden = set(facts.columns) - set(self.columns(table, facts))
-        if hidden and facts.identity == "f":
-            raise OperationError(
-                f"{table}: columns are left out, and its REPLICA IDENTITY is FULL: PostgreSQL"
-                " would refuse every update of it at the source",
-                hint="give it another replica identity, or leave no column out (mask them instead)",
-            )
-        if lost := sorted(hidden & set(facts.identity_columns)):
-            raise OperationError(
-                f"{table}: column {', '.join(lost)} identifies its rows: without it PostgreSQL"
-                " would refuse every update of the table at the source",
-                hint="leave it in; mask it if its values must not be seen",
-            )
+        virtual = ", ".join(name for name in facts.unpublished if config.lands(name))
+        lost = ", ".join(sorted(hidden & set(facts.identity_columns)))
+        breaks = "PostgreSQL would refuse every update of it at the source"
+        for is_wrong, problem, hint in (
+            (
+                facts.heirs,
+                f"other tables inherit from it ({', '.join(facts.heirs)}): PostgreSQL publishes only its own rows",
+                "land it by mode full, or capture a table of that shape that nothing inherits from",
+            ),
+            (
+                virtual,
+                f"column {virtual} is generated, and this PostgreSQL does not publish it",
+                f"exclude: [{virtual}], and compute it in a model",
+            ),
+            (
+                facts.kind not in "rp" or facts.persistence != "p",
+                "PostgreSQL has no changes of it: it is no table with a log of its own",
+                "views, foreign and unlogged tables can be landed by mode full",
+            ),
+            (not self.columns(table, facts), "no column is left to land", "see columns and exclude"),
+            (
+                hidden and facts.identity == "f",
+                f"columns are left out, and its REPLICA IDENTITY is FULL: {breaks}",
+                "give it another replica identity, or leave no column out (mask them instead)",
+            ),
+            (
+                lost,
+                f"column {lost} identifies its rows: without it {breaks}",
+                "leave it in; mask it if its values must not be seen",
+            ),
+        ):
+            if is_wrong:
+                raise OperationError(f"{table}: {problem}", hint=hint)
 
     def columns(self, table: Table, facts: Facts) -> tuple[str, ...]:
         """The columns that the configuration wants to have published."""
@@ -148,19 +162,14 @@ class Publications:
         options = "publish_via_partition_root = true"
         if self.version >= 180000:
             options += ", publish_generated_columns = stored"
-        for name, operations in zip(
-            self.names, ("insert, update, delete, truncate", "insert, truncate"), strict=True
-        ):
+        for name, operations in zip(self.names, ("insert, update, delete, truncate", "insert, truncate"), strict=True):
             if name not in there:
-                self._change(
-                    f"CREATE PUBLICATION {identifier(name)} WITH (publish = '{operations}', {options})"
-                )
+                self._change(f"CREATE PUBLICATION {identifier(name)} WITH (publish = '{operations}', {options})")
 
     def check_rights(self, tables: Mapping[Table, Facts]) -> None:
         """Makes sure that our publications can be created and the tables can join them."""
         may_create, user, database = self.session.query(
-            "SELECT has_database_privilege(current_database(), 'CREATE'),"
-            " current_user::text, current_database()::text"
+            "SELECT has_database_privilege(current_database(), 'CREATE'), current_user::text, current_database()::text"
         )[0]
         others = [f"{facts.schema}.{facts.name}" for facts in tables.values() if not facts.is_owned]
         if others:
@@ -194,8 +203,7 @@ class Publications:
                     oid,
                 )
                 self._change(
-                    f"ALTER PUBLICATION {identifier(member.publication)}"
-                    f" DROP TABLE ONLY {qualified(schema, name)}"
+                    f"ALTER PUBLICATION {identifier(member.publication)} DROP TABLE ONLY {qualified(schema, name)}"
                 )
 
     def drop(self) -> None:

@@ -99,9 +99,7 @@ def create_slot(session: Session, name: str, *, patience: float) -> int:
     session.set({"statement_timeout": f"{round(patience * 1000)}ms"})
     try:
         return int(
-            session.query(
-                f"SELECT {_bytes('lsn')} FROM pg_create_logical_replication_slot($1, 'pgoutput')", name
-            )[0][0]
+            session.query(f"SELECT {_bytes('lsn')} FROM pg_create_logical_replication_slot($1, 'pgoutput')", name)[0][0]
         )
     except TransientError as error:
         raise TransientError(f"slot {name} could not be made: {error}", hint=waiting_hint(session)) from None
@@ -159,16 +157,11 @@ def peek(session: Session, name: str, publications: Sequence[str], *, upto: int)
 
 
 def await_transactions(
-    session: Session,
-    *,
-    patience: float,
-    on_wait: Callable[[str], None],
-    sleep: Callable[[float], None] = time.sleep,
+    session: Session, *, patience: float, on_wait: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
 ) -> None:
     """Waits until every transaction that is open now has ended and can be seen by a snapshot.
 
-    One counts as open between its commit record and its visibility, as long as it waits for a
-    standby.
+    One counts as open between its commit record and its visibility, as long as it waits for a standby.
     """
     number = int(session.query("SELECT pg_current_xact_id()::text")[0][0])
     oldest = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"
@@ -176,8 +169,7 @@ def await_transactions(
     while int(session.query(oldest)[0][0]) <= number:
         if waited >= patience:
             raise TransientError(
-                "transactions at the source did not end, and no table can be copied before",
-                hint=waiting_hint(session),
+                "transactions at the source did not end, and no table can be copied before", hint=waiting_hint(session)
             )
         if waited > 1 and not told:
             on_wait(f"waiting for transactions at the source: {waiting_hint(session)}")

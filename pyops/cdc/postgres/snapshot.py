@@ -2,10 +2,9 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 from pyops.cdc.changelog import log_write
 from pyops.cdc.postgres.changes import lsn_text
@@ -50,9 +49,7 @@ class Copy:
         """Reads the table in the session's snapshot."""
         table = self.table
         shape = describe(session, self.facts.schema, self.facts.name)
-        mappings = {
-            name: item for name, item in table_mappings(table, shape).items() if name in self.member.columns
-        }
+        mappings = {name: item for name, item in table_mappings(table, shape).items() if name in self.member.columns}
         columns = ", ".join(f"{item.select} AS {identifier(name)}" for name, item in mappings.items())
         where = f" WHERE {self.member.filter}" if self.member.filter else ""
 
@@ -64,15 +61,13 @@ class Copy:
             if table.config.mask:
                 session.bind(mask_salt=salt)
             schema, batches = session.read(f"SELECT {columns} FROM {self.facts.qualified}{where}")
-            read, size = stage.fill(
-                schema, batches, mappings, key=self.key, cancel=session.cancel, progress=note
-            )
+            read, size = stage.fill(schema, batches, mappings, key=self.key, cancel=session.cancel, progress=note)
         recording.note(rows_read=read, bytes_read=size, upper_bound=lsn_text(self.captured.snapshot_lsn))
         with recording.warehouse.attached(stage) as at:
             rows = self._rows(at)
-        how: Any = {"dead_letters": "FROM dead_letters", "key": self.key, "log": "copy"}
-        how |= {"may_evolve": True, "is_recreated": self.is_recreated}  # a log that starts over may
-        return log_write(table, stage.columns, rows, supersedes=Whole(swap=False), **how)
+        what, dead, whole = (table, stage.columns, rows), "FROM dead_letters", Whole(swap=False)
+        write = log_write(*what, dead_letters=dead, key=self.key, log="copy", supersedes=whole)
+        return replace(write, may_evolve=True, is_recreated=self.is_recreated)  # a log that starts over may
 
     def _rows(self, at: Attached) -> str:
         """The SELECT of the rows; where the log has rows, a truncation in front of them."""
@@ -83,13 +78,9 @@ class Copy:
         )
         place, truncation = 0, ""
         log = at.name(self.table.target)
-        if (
-            "_lsn" in at.columns(self.table.target)
-            and at.connection.execute(f"SELECT 1 FROM {log} LIMIT 1").fetchone()
-        ):
+        if "_lsn" in at.columns(self.table.target) and at.connection.execute(f"SELECT 1 FROM {log} LIMIT 1").fetchone():
             [(place,)] = at.connection.execute(  # after another copy that nothing has followed yet
-                f"SELECT coalesce(max(_seq) + 1, 0) FROM {log}"
-                f" WHERE _generation = {generation} AND _lsn = {lsn}"
+                f"SELECT coalesce(max(_seq) + 1, 0) FROM {log} WHERE _generation = {generation} AND _lsn = {lsn}"
             ).fetchall()
             truncation = f"SELECT 't' AS _op, {place}::BIGINT AS _seq, {meta} UNION ALL BY NAME "
         return (
@@ -119,15 +110,15 @@ def copies(opened: Opened, progress: Callable[[Table, int, int], None]) -> Itera
         )[0]
         for table, is_recreated in to_copy:
             facts = opened.facts[table]
-            if error := refused.get(facts.qualified):
-                yield Chunk("snapshot", table, error=unlockable(table, error))
-                continue
             if (member := members.get(facts.oid)) is None:
                 gone = OperationError(
                     f"{table} left its publication, or was dropped, before it could be copied",
                     hint="check that it exists; the next run copies it",
                 )
                 yield Chunk("snapshot", table, error=gone)
+                continue
+            if error := refused.get(facts.qualified):
+                yield Chunk("snapshot", table, error=unlockable(table, error))
                 continue
             captured = Captured(
                 *(table.name, opened.offset.generation, facts.oid, member.oid, member.columns),
@@ -145,11 +136,7 @@ def copies(opened: Opened, progress: Callable[[Table, int, int], None]) -> Itera
 
 
 def _stage(
-    opened: Opened,
-    copy: Copy,
-    progress: Callable[[Table, int, int], None],
-    stage: Stage,
-    recording: Recording,
+    opened: Opened, copy: Copy, progress: Callable[[Table, int, int], None], stage: Stage, recording: Recording
 ) -> Commit:
     write = copy.stage(opened.reader, opened.salt, progress, stage, recording)
     change = CaptureChange(opened.offset, opened.stored, tables=(copy.captured,))

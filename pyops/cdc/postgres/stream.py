@@ -55,6 +55,7 @@ class StagedChanges:
     offset: Offset  # a transaction before it is a repetition
     catalog: Session  # to look types up with
     salt: str
+    again: Table | None = None
     events: int = 0
     _versions: dict[Relation, _Version] = field(default_factory=dict)
 
@@ -91,9 +92,7 @@ class StagedChanges:
         refuse_names(table, [a.name for a in attributes])
         types = column_types(self.catalog, [(a.type_oid, a.modifier) for a in attributes])
         mappings = {
-            a.name: hashed(identifier(a.name), self.salt)
-            if a.name in config.mask
-            else mapping_of_text(a.name, type_)
+            a.name: hashed(identifier(a.name), self.salt) if a.name in config.mask else mapping_of_text(a.name, type_)
             for a, type_ in zip(attributes, types, strict=True)
         }
         return _Version(f"changes_{len(self._versions)}", table, META | mappings)
@@ -101,9 +100,8 @@ class StagedChanges:
     def _leave_out_deletes_of_replaced_rows(self, version: _Version) -> None:
         """Drops deletes of a row whose key another row has taken before, in the same transaction.
 
-        Keys that are checked late can be swapped: 1 becomes 2, then the old 2 becomes 1, which
-        deletes a row of key 2, but not the one that has it now. FULL allows for that, and tells one
-        from the other.
+        Keys that are checked late can be swapped: 1 becomes 2, then the old 2 becomes 1, which deletes a row of key 2,
+        but not the one that has it now. FULL allows for that, and tells one from the other.
         """
         if not (key := self._key(version.table)):
             return
@@ -141,7 +139,8 @@ class StagedChanges:
         rows = f"SELECT * EXCLUDE (_fault) FROM {version.name} WHERE _fault IS NULL"
         dead = f"SELECT {DEAD_LETTER} FROM {version.name} WHERE _fault IS NOT NULL"
         what, key = (version.table, columns, rows), self._key(version.table)
-        return log_write(*what, dead_letters=dead, key=key, log="stream")
+        write = log_write(*what, dead_letters=dead, key=key, log="stream")
+        return replace(write, may_evolve=True) if version.table == self.again else write  # its log starts over
 
 
 @dataclass
@@ -157,15 +156,13 @@ class Stream:
         opened = self.opened
         target = pulse(opened.control, opened.slot)
         if target.confirmed is None or target.wal_status == "lost":
-            check_slot(
-                *(opened.control, opened.source, opened.slot, opened.offset), look_at_server(opened.control)
-            )
+            check_slot(*(opened.control, opened.source, opened.slot, opened.offset), look_at_server(opened.control))
         if idles and target.flushed <= self.seen:
             yield from self._rest(target, idles=idles)
             return
         is_all = False
         while not is_all:
-            opened.check_publications()
+            opened.check_publications(but=opened.again)
             batches = peek(opened.reader, opened.slot, opened.publications.names, upto=target.flushed)
             if (first := next(batches, None)) is None:
                 yield from self._rest(target, idles=idles)
@@ -188,12 +185,10 @@ class Stream:
         opened = self.opened
         recording.note(lower_bound=lsn_text(opened.offset.lsn))
         tables = {
-            known.relation_oid: (table, known)
-            for table in opened.tables
-            if (known := opened.captured.get(table.name))
+            known.relation_oid: (table, known) for table in opened.tables if (known := opened.captured.get(table.name))
         }
         keys = {table.name: opened.key(table) for table in opened.tables}
-        how = (opened.offset, opened.control, opened.salt)
+        how = (opened.offset, opened.control, opened.salt, opened.again)
         staged = StagedChanges(stage, tables, keys, *how)
         decoder = Decoder(staged.key)
         decoded = Prefetch(decoder.decode(batch.column(0)) for batch in batches)
@@ -204,7 +199,7 @@ class Stream:
         finally:
             decoded.stop(opened.reader.cancel)
         decoder.finish()
-        opened.check_publications()
+        opened.check_publications(but=opened.again)
         self._is_all = decoder.messages < MESSAGES
         position = max(decoder.position or 0, opened.offset.lsn)
         self._next = replace(

@@ -59,9 +59,7 @@ class Values:
 
 
 def joined(first: Values, second: Values) -> Values:
-    return Values(
-        *(np.concatenate(pair) for pair in zip(vars(first).values(), vars(second).values(), strict=True))
-    )
+    return Values(*(np.concatenate(pair) for pair in zip(vars(first).values(), vars(second).values(), strict=True)))
 
 
 def split(messages: pa.Array) -> Iterator[pa.Array]:

@@ -59,8 +59,7 @@ def arrive(
                 if day_column not in columns:
                     add_columns(connection, columns, {day_column: "VARCHAR"}, file.name)
                 connection.execute(
-                    f"UPDATE arrived SET {identifier(day_column)} = ? WHERE _file = ?",
-                    [str(file.day), file.name],
+                    f"UPDATE arrived SET {identifier(day_column)} = ? WHERE _file = ?", [str(file.day), file.name]
                 )
     rows, refusals = connection.execute(
         "SELECT (SELECT count(*) FROM arrived), (SELECT count(*) FROM refused)"
@@ -78,7 +77,7 @@ def reading(file: File, scratch: Path) -> Iterator[Path]:
     except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
         no_memory = isinstance(error, duckdb.OutOfMemoryException)
         raise of_file(str(error), file.path, no_memory=no_memory) from error
-    if (stat.st_size, stat.st_mtime_ns) != (file.size, file.mtime_ns):
+    if (stat.st_size, stat.st_ctime_ns) != (file.size, file.changed_ns):
         raise TransientError(f"{file.name} changed while it was read", hint="run the same command again")
 
 
@@ -122,6 +121,4 @@ def _decompressed(file: File, target: Path) -> Path:
 
 
 def _damaged(file: File, position: int, what: str) -> DataError:
-    return DataError(
-        f"{file.name}, at byte {position}: {what}", hint="fetch it again; none of its rows were landed"
-    )
+    return DataError(f"{file.name}, at byte {position}: {what}", hint="fetch it again; none of its rows were landed")

@@ -52,8 +52,7 @@ def _header(table: pa.Table, refused: list[Refused], name: str) -> list[str]:
     if not re.fullmatch(_RECORD, "," + text):
         raise DataError(f"{where}: the header has a stray quote or carriage return", hint=_HEADER)
     names = [
-        field[1:-1].replace('""', '"') if field.startswith('"') else field
-        for field in re.findall(_FIELD, "," + text)
+        field[1:-1].replace('""', '"') if field.startswith('"') else field for field in re.findall(_FIELD, "," + text)
     ]
     for number, column in enumerate(names, 1):
         if not column.strip() or re.search(r"[\x00-\x1f]", column):
@@ -99,12 +98,9 @@ def _insert(connection: duckdb.DuckDBPyConnection, header: list[str], name: str,
     fields = [f"nullif(f[{number}], '')" for number in range(1, len(header) + 1)]
     if is_quoted:
         fields = [
-            f"CASE WHEN starts_with({f}, '\"') THEN replace({f}[2:-2], '\"\"', '\"') ELSE {f} END"
-            for f in fields
+            f"CASE WHEN starts_with({f}, '\"') THEN replace({f}[2:-2], '\"\"', '\"') ELSE {f} END" for f in fields
         ]
-    values = "".join(
-        f", {field} AS {identifier(column)}" for field, column in zip(fields, header, strict=True)
-    )
+    values = "".join(f", {field} AS {identifier(column)}" for field, column in zip(fields, header, strict=True))
     connection.execute(
         f"INSERT INTO arrived BY NAME SELECT {literal(name)} AS _file, line AS _line{values}"
         f" FROM ({_records(header, is_quoted=is_quoted)})"

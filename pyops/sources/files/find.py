@@ -1,6 +1,7 @@
 """Which files there are."""
 
 import glob
+import os
 import re
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -18,29 +19,42 @@ class File:
     name: str
     day: date | None
     size: int
-    mtime_ns: int
+    changed_ns: int  # ctime: whatever is done to a file changes it, and nobody can set it
 
 
 class Found(tuple[File, ...]):
-    """Files sorted by name, and the requested days that have none."""
+    """Files sorted by name, the requested days that have none, and the days of names by the pattern."""
 
     missing: tuple[date, ...] = ()
+    shape: re.Pattern[str] = re.compile("")
+
+    def day_of(self, name: str) -> date | None:
+        match = self.shape.fullmatch(name)
+        return _day(match["date"], name) if match and "date" in match.groupdict() else None
 
 
 def find(project_dir: Path, path_pattern: str, days: Days | None = None) -> Found:
     """Finds files by a glob with ``**`` and ``{date}`` (YYYY-MM-DD); none is a DataError."""
     shape = re.compile(_regex(path_pattern))
     pattern = path_pattern.replace("{date}", "-".join(["[0-9]" * n for n in (4, 2, 2)]))
-    found = []
+    _require_listable(project_dir, pattern)
+    found, seen = [], set[str]()
     for name in sorted(set(glob.glob(pattern, root_dir=project_dir, recursive=True))):
         path, match = project_dir / name, shape.fullmatch(name)
-        if match is None or not path.is_file():
-            continue  # a folder, or two different days in one name
+        if match is None or path.is_dir() or os.path.realpath(path) in seen:
+            continue  # two different days in one name; or the same file by another way
+        if not path.is_file():
+            raise DataError(
+                f"{name} cannot be read: a link that leads nowhere, or no regular file",
+                hint="remove it, or put the file in its place: it is not taken for absent",
+            )
+        seen.add(os.path.realpath(path))
         day = _day(match["date"], name) if "date" in match.groupdict() else None
         if day is None or days is None or days.first <= day <= days.last:
             stat = path.stat()
-            found.append(File(path, Path(name).as_posix(), day, stat.st_size, stat.st_mtime_ns))
+            found.append(File(path, Path(name).as_posix(), day, stat.st_size, stat.st_ctime_ns))
     files = Found(found)
+    files.shape = shape
     if days is not None and "{date}" in path_pattern:
         present = {file.day for file in files}
         asked = (days.first + timedelta(n) for n in range((days.last - days.first).days + 1))
@@ -57,13 +71,21 @@ def find(project_dir: Path, path_pattern: str, days: Days | None = None) -> Foun
     return files
 
 
+def _require_listable(project_dir: Path, pattern: str) -> None:
+    """Refuses a folder that cannot be listed, whose files a glob would take for absent."""
+    parts = Path(pattern).parts
+    for depth in range(1, len(parts)):
+        for name in glob.glob(str(Path(*parts[:depth])), root_dir=project_dir, recursive=True):
+            path = project_dir / name
+            if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+                raise DataError(f"{name}: the folder cannot be listed", hint="give this user the right to")
+
+
 def _day(text: str, name: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise DataError(
-            f"{name}: invalid date {text!r}", hint="rename the file: {date} is YYYY-MM-DD"
-        ) from None
+        raise DataError(f"{name}: invalid date {text!r}", hint="rename the file: {date} is YYYY-MM-DD") from None
 
 
 def _regex(pattern: str) -> str:

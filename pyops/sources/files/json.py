@@ -61,8 +61,7 @@ class Rows:
         table = without(table, refused)
         with registered(self.connection, table):
             found = self.connection.execute(
-                f"SELECT json_keys(text) AS keys FROM chunk WHERE {NOT_BLANK}"
-                " GROUP BY keys ORDER BY min(line)"
+                f"SELECT json_keys(text) AS keys FROM chunk WHERE {NOT_BLANK} GROUP BY keys ORDER BY min(line)"
             ).fetchall()
             shapes = [keys for (keys,) in found]
             if bad := [keys for keys in shapes if _fault_of(keys)]:
@@ -129,9 +128,7 @@ def land_lines(
     return _land(Rows(connection, columns), chunks(path, name, quoted=False), name)
 
 
-def _land(
-    rows: Rows, parts: Iterable[Chunk], name: str, *, mark: str = ""
-) -> tuple[Collection[str], list[Refused]]:
+def _land(rows: Rows, parts: Iterable[Chunk], name: str, *, mark: str = "") -> tuple[Collection[str], list[Refused]]:
     keys: set[str] = set()
     refused: list[Refused] = []
     for part in parts:
@@ -157,9 +154,7 @@ def land_document(
         return [], [Refused(1, escaped(data), fault)]
     text = data.decode()
     with memory_for(connection, size):
-        [(is_valid,)] = connection.execute(
-            f"SELECT {casts.is_json('t')} FROM (SELECT ? AS t)", [text]
-        ).fetchall()
+        [(is_valid,)] = connection.execute(f"SELECT {casts.is_json('t')} FROM (SELECT ? AS t)", [text]).fetchall()
         if not is_valid:
             fault = json_faults.describe(text, skipped=len(raw) - len(data))
             return [], [Refused(1, text, fault)]
@@ -170,8 +165,7 @@ def land_document(
         elements = "json_extract(text, '$[*]')" if kind == "[" else "[text]"
         # Not unnested there: of one long list that takes time as its square.
         found = connection.sql(
-            f"SELECT {elements}::VARCHAR[] AS elements"
-            f" FROM (SELECT {marked('t', mark)} AS text FROM (SELECT ? AS t))",
+            f"SELECT {elements}::VARCHAR[] AS elements FROM (SELECT {marked('t', mark)} AS text FROM (SELECT ? AS t))",
             params=[text],
         ).to_arrow_table()
     texts = found["elements"].combine_chunks().flatten()

@@ -11,6 +11,7 @@ from pyops.errors import DataError
 
 CHUNK_BYTES = 8 << 20
 LONGEST = 64 << 20  # of one line or record, in bytes
+MOST_LINES = 1000  # of one record: beyond, its quote was left open
 _BATCH = 8192
 
 _BOM = b"\xef\xbb\xbf"
@@ -56,7 +57,7 @@ def chunks(path: Path, name: str, *, quoted: bool) -> Iterator[Chunk]:
                     hint="is a quote left open?" if quoted else "is it really a file of lines?",
                 )
             if end:
-                yield _chunk(data[:end], line, quoted=quoted)
+                yield _chunk(data[:end], line, name, quoted=quoted)
                 line += data.count(b"\n", 0, end)
             if not read:
                 return
@@ -68,8 +69,7 @@ def without_mark(head: bytes, name: str) -> bytes:
     for mark, encoding in _FOREIGN.items():
         if head.startswith(mark):
             raise DataError(
-                f"{name} is {encoding}, not UTF-8",
-                hint=f"convert it: iconv -f {encoding.replace('-', '')} -t UTF8",
+                f"{name} is {encoding}, not UTF-8", hint=f"convert it: iconv -f {encoding.replace('-', '')} -t UTF8"
             )
     return head.removeprefix(_BOM)
 
@@ -85,12 +85,12 @@ def _last_end(data: bytes, *, quoted: bool) -> int:
     return end
 
 
-def _chunk(data: bytes, first: int, *, quoted: bool) -> Chunk:
+def _chunk(data: bytes, first: int, name: str, *, quoted: bool) -> Chunk:
     whole = pa.array([data.removesuffix(b"\n")], pa.large_binary())
     texts = pc.split_pattern(whole, b"\n").flatten()
     numbers = pc.cumulative_sum(pa.repeat(1, len(texts)), start=first - 1)
     if quoted:
-        texts, numbers = _joined(data, texts, numbers)
+        texts, numbers = _joined(data, texts, numbers, name)
     refused: list[Refused] = []
     try:
         texts = texts.cast(pa.large_string())
@@ -111,13 +111,20 @@ def _chunk(data: bytes, first: int, *, quoted: bool) -> Chunk:
     return Chunk(pa.Table.from_batches(batches, table.schema), refused)
 
 
-def _joined(data: bytes, texts: pa.Array, numbers: pa.Array) -> tuple[pa.Array, pa.Array]:
+def _joined(data: bytes, texts: pa.Array, numbers: pa.Array, name: str) -> tuple[pa.Array, pa.Array]:
     """Lines joined to records: one that opens a quote goes on to the line that closes it."""
     odd = pc.bit_wise_and(pc.count_substring(texts, b'"').cast(pa.int64()), 1)
     if not pc.any(pc.equal(odd, 1)).as_py():
         return texts, numbers
     opened = pc.subtract(pc.cumulative_sum(odd), odd)  # quotes open before the line
     starts = pc.equal(pc.bit_wise_and(opened, 1), 0)
+    ends = pa.concat_arrays([numbers.filter(starts), pa.array([numbers[-1].as_py() + 1], pa.int64())])
+    spans = pc.pairwise_diff(ends).slice(1)
+    if (longest := pc.index(pc.greater(spans, MOST_LINES), True).as_py()) >= 0:
+        raise DataError(
+            f"{name}, line {ends[longest].as_py()}: a quoted field goes on for more than {MOST_LINES:,} lines",
+            hint="is its quote left open?",
+        )
     lengths = pc.add(pc.binary_length(texts), 1)
     offsets = pc.subtract(pc.cumulative_sum(lengths), lengths).filter(starts)
     offsets = pa.concat_arrays([offsets.cast(pa.int64()), pa.array([len(data)], pa.int64())])

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pyops.errors import DataError
@@ -28,16 +29,22 @@ def land_parquet(
 ) -> tuple[list[str], list[Refused]]:
     """Lands a Parquet file in ``arrived``; a column whose type differs between files is text."""
     try:
-        names = list(pq.read_schema(path).names)
-        described = connection.execute(
-            f"DESCRIBE SELECT * FROM read_parquet({literal(str(path))})"
-        ).fetchall()
+        schema = pq.read_schema(path)
+        names = list(schema.names)
+        read = f"read_parquet({literal(_escaped(path))}, hive_partitioning = false"
+        described = connection.execute(f"DESCRIBE SELECT * FROM {read})").fetchall()
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DataError(f"{name}: not a Parquet file, or damaged", hint=_AGAIN) from None
     if len(set(names)) < len(names):
         raise DataError(f"{name}: two columns have the same name", hint="rename one of them")
+    for field in schema:
+        if pa.types.is_decimal256(field.type):
+            raise DataError(
+                f"{name}: column {field.name!r} is {field.type}: the warehouse holds 38 digits at most",
+                hint="write it as text, or as a decimal of 38 digits",
+            )
     values, new = "", {}
     for column, type_, *_ in described:
         landed, value = _column(column, type_)
@@ -57,16 +64,20 @@ def land_parquet(
         connection.execute(
             f"INSERT INTO arrived BY NAME SELECT {literal(name)} AS _file,"
             f" file_row_number + 1 AS _line{values}"
-            f" FROM read_parquet({literal(str(path))}, file_row_number = true)"
+            f" FROM {read}, file_row_number = true)"
         )
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.SerializationException):
         raise DataError(f"{name}: the file is damaged", hint=_AGAIN) from None
     except (duckdb.ConversionException, duckdb.OutOfRangeException):  # which quote the value
         raise DataError(
-            f"{name}: a timestamp or a decimal is beyond the warehouse's range",
-            hint="write that column as text",
+            f"{name}: a timestamp or a decimal is beyond the warehouse's range", hint="write that column as text"
         ) from None
     return names, []
+
+
+def _escaped(path: Path) -> str:
+    """A path that DuckDB takes for no glob."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", str(path))
 
 
 def _column(name: str, type_: str) -> tuple[str, str]:

@@ -1,11 +1,11 @@
 """What an extraction of files reads and replaces. Pure functions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pyops.config.project import Table
 from pyops.records import PLACE_COLUMNS
-from pyops.sources.files.find import File
+from pyops.sources.files.find import File, Found
 from pyops.sources.protocol import Plan, Request
 from pyops.sql import identifier
 from pyops.staging import casts
@@ -22,6 +22,7 @@ class FilesPlan(Plan):
     scope: Scope = field(default_factory=lambda: Whole(swap=True))
     state: TableState = field(default_factory=TableState)
     request: Request = field(default_factory=Request)
+    landed_as: str | None = None
 
     def commit(self, columns: Mapping[str, str]) -> Commit:
         """What is to be published of the staged rows, given the columns' types."""
@@ -34,22 +35,32 @@ class FilesPlan(Plan):
             may_evolve=config.on_schema_change == "evolve" or self.request.full_refresh,
             expects_load=None if self.request.days else self.state.last_load,
             watermark=WatermarkChange(),
-            files=tuple((f.name, f.size, f.mtime_ns) for f in self.files),
+            landed_as=self.landed_as,
+            adopts=config.adopt,
+            files=tuple((f.name, f.size, f.changed_ns) for f in self.files),
         )
         return Commit((write,))
 
 
-def plan(table: Table, found: Sequence[File], state: TableState, request: Request) -> FilesPlan:
+def plan(table: Table, found: Found, state: TableState, request: Request, *, salt: str = "") -> FilesPlan:
     """Chooses files: those of the days asked for, or those that are new or have changed."""
     config = table.files
-    signatures = {file.name: (file.size, file.mtime_ns) for file in found}
-    chosen = list(found)
+    landed_as = state.landed_as if request.days else table.landed_as(salt)
+    signatures = {file.name: (file.size, file.changed_ns) for file in found}
+    # Rows that were landed by another configuration are read again.
+    chosen, known = list(found), dict(state.files) if state.landed_as in {None, table.landed_as(salt)} else {}
     scope: Scope = Whole(swap=request.full_refresh or config.write_pattern == "swap")
     if config.mode == "partition" and not request.full_refresh:
+        # A day's files belong together: whatever came, changed or went, the day is read whole again.
+        landed = {name: found.day_of(name) for name in state.files}
         if request.days is None:
-            chosen = [f for f in found if state.files.get(f.name) != signatures[f.name]]
-        scope = ByFiles(tuple(file.name for file in chosen))
-    elif not request.full_refresh and dict(state.files) == signatures:
+            fresh = {f.day for f in found if known.get(f.name) != signatures[f.name]}
+            fresh |= {day for name, day in landed.items() if name not in signatures}
+            chosen = [file for file in found if file.day in fresh]
+        names = dict.fromkeys(file.name for file in chosen)
+        days = {file.day for file in chosen}
+        scope = ByFiles((*names, *(n for n, day in landed.items() if day in days and n not in names)))
+    elif not request.full_refresh and known == signatures:
         chosen = []
     if config.write_pattern == "merge" and not request.full_refresh:
         scope = ByKey(config.primary_key, skips_unchanged=True)
@@ -61,6 +72,7 @@ def plan(table: Table, found: Sequence[File], state: TableState, request: Reques
         scope=scope,
         state=state,
         request=request,
+        landed_as=landed_as,
     )
 
 
@@ -93,6 +105,4 @@ def file_mappings(
         for name, type_ in lacking.items():
             if name.lower() not in here:
                 mappings[name] = ColumnMapping(type_, "", f"NULL::{type_}")
-    return mappings | {
-        name: ColumnMapping(type_, "", identifier(name)) for name, type_ in PLACE_COLUMNS.items()
-    }
+    return mappings | {name: ColumnMapping(type_, "", identifier(name)) for name, type_ in PLACE_COLUMNS.items()}

@@ -30,11 +30,11 @@ class Tables(Source):
     def _planned(self, table: Table, state: TableState, request: Request) -> Plan:
         try:
             found = find(self._directory, table.files.path, request.days)
+            for day in found.missing:
+                _log.info("%s: there is no file for %s", table, day)
+            return plan(table, found, state, request, salt=self._salt)
         except PyopsError as error:
             return Plan(table, table.config.write_pattern, error=error)
-        for day in found.missing:
-            _log.info("%s: there is no file for %s", table, day)
-        return plan(table, found, state, request)
 
     def stage(self, plan: Plan, stage: Stage, progress: Progress) -> Staged:
         assert isinstance(plan, FilesPlan)
@@ -52,6 +52,4 @@ class Tables(Source):
         return Staged(plan.commit(stage.columns), arrived.rows + arrived.refused, arrived.bytes)
 
     def compare(self, table: Table, state: TableState, stage: Stage) -> Staged:
-        raise UsageError(
-            f"{table} is landed from files", hint=f"read them again: pyops extract {table} --full-refresh"
-        )
+        raise UsageError(f"{table} is landed from files", hint=f"read them again: pyops extract {table} --full-refresh")

@@ -51,6 +51,8 @@ LEFT JOIN (elements JOIN pg_type AS e ON e.oid = elements.oid AND e.typtype <> '
 ORDER BY b.attnum
 """
 
+_IDENTIFIES = """i.indrelid = {0}.oid AND i.indimmediate AND i.indisvalid
+    AND CASE {0}.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END"""
 _FACTS = """
 SELECT
     c.oid::bigint, c.relkind::text, c.relpersistence::text, c.relreplident::text,
@@ -67,15 +69,32 @@ SELECT
         FROM pg_index AS i
         CROSS JOIN unnest(i.indkey::smallint[]) AS k (attnum)
         JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-        WHERE i.indrelid = c.oid AND CASE c.relreplident
-            WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false
-        END
+        WHERE {identifies_c}
     ), '[]'),
     (
         SELECT json_agg(a.attname ORDER BY a.attnum)::text
         FROM pg_attribute AS a
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
             AND (a.attgenerated = '' OR a.attgenerated = $3)
+    ),
+    (
+        SELECT json_agg(a.attname ORDER BY a.attnum)::text
+        FROM pg_attribute AS a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+            AND a.attgenerated <> '' AND a.attgenerated <> $3
+    ),
+    (
+        SELECT json_agg(heir.relname)::text
+        FROM pg_inherits AS h JOIN pg_class AS heir ON heir.oid = h.inhrelid
+        WHERE h.inhparent = c.oid AND c.relkind = 'r'
+    ),
+    (
+        SELECT bool_and(leaf.relreplident = 'f' OR EXISTS (SELECT FROM pg_index AS i WHERE {identifies_leaf}))
+        FROM pg_class AS leaf
+        WHERE CASE WHEN c.relkind = 'p'
+            THEN leaf.oid IN (SELECT t.relid FROM pg_partition_tree(c.oid) AS t WHERE t.isleaf)
+            ELSE leaf.oid = c.oid
+        END
     )
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -128,6 +147,7 @@ class TableShape:
     oid: int
     files: str
     may_lock: bool
+    unique: tuple[tuple[str, ...], ...] | None  # the columns of each unique index; None of a view
 
     @property
     def qualified(self) -> str:
@@ -151,6 +171,9 @@ class Facts:
     primary_key: tuple[str, ...]
     identity_columns: tuple[str, ...]  # those that an update or delete names its row by
     columns: tuple[str, ...]  # all that can be published
+    unpublished: tuple[str, ...]  # generated ones that cannot
+    heirs: tuple[str, ...]  # the tables that inherit from it
+    are_leaves_identified: bool | None  # whether each leaf has a replica identity: PostgreSQL asks leaf by leaf
 
     @property
     def qualified(self) -> str:
@@ -161,6 +184,8 @@ class Facts:
     @property
     def has_identity(self) -> bool:
         """Whether its updates and deletes can be published at all."""
+        if self.are_leaves_identified is not None:
+            return self.are_leaves_identified
         return self.identity == "f" or bool(self.identity_columns)
 
 
@@ -170,7 +195,12 @@ def describe(session: Session, schema: str, name: str) -> TableShape:
         "SELECT c.oid::bigint, c.reltuples::bigint,"
         " has_schema_privilege(n.oid, 'USAGE') AND (has_table_privilege(c.oid, 'SELECT')"
         "  OR has_any_column_privilege(c.oid, 'SELECT')),"
-        " has_table_privilege(c.oid, 'SELECT') AND c.relkind = ANY ('{r,p,v}')"
+        " has_table_privilege(c.oid, 'SELECT') AND c.relkind = ANY ('{r,p,v}'),"
+        " CASE WHEN c.relkind = ANY ('{r,p}') THEN coalesce((SELECT json_agg((SELECT json_agg(a.attname)"
+        "  FROM unnest((i.indkey::smallint[])[0:i.indnkeyatts - 1]) AS k"
+        "  JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k))"
+        "  FROM pg_index AS i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid"
+        "  AND i.indpred IS NULL AND i.indexprs IS NULL)::text, '[]') END"
         " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
         " WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = ANY ('{r,p,v,m,f}')",
         schema,
@@ -181,7 +211,7 @@ def describe(session: Session, schema: str, name: str) -> TableShape:
             f"there is no table {schema}.{name} at the source",
             hint="names are case-sensitive; `schema` in pyops.yml says where it is",
         )
-    oid, rows, readable, may_lock = found[0]
+    oid, rows, readable, may_lock, unique = found[0]
     if not readable:
         raise OperationError(
             f"the source's user may not read {schema}.{name}",
@@ -190,12 +220,11 @@ def describe(session: Session, schema: str, name: str) -> TableShape:
         )
     columns = tuple(
         Column(column, PostgresType(type_, modifier, element), sql_type)
-        for _, column, type_, modifier, element, sql_type in session.query(
-            _COLUMNS.format(of=_ATTRIBUTES), oid
-        )
+        for _, column, type_, modifier, element, sql_type in session.query(_COLUMNS.format(of=_ATTRIBUTES), oid)
     )
     files = "" if may_lock else files_of(session, oid)
-    return TableShape(schema, name, columns, rows, oid, files, may_lock)
+    keys = None if unique is None else tuple(map(tuple, json.loads(unique)))
+    return TableShape(schema, name, columns, rows, oid, files, may_lock, keys)
 
 
 def files_of(session: Session, oid: int) -> str:
@@ -237,9 +266,12 @@ def transaction_owners(session: Session) -> dict[str, str]:
 def replica_facts(session: Session, schema: str, name: str, *, version: int) -> Facts | None:
     """What the catalog says of a table that may be captured; None if there is no such table."""
     # Generated columns that are stored can be published since PostgreSQL 18.
-    rows = session.query(_FACTS, schema, name, "s" if version >= 180000 else "")
+    query = _FACTS.format(identifies_c=_IDENTIFIES.format("c"), identifies_leaf=_IDENTIFIES.format("leaf"))
+    rows = session.query(query, schema, name, "s" if version >= 180000 else "")
     if not rows:
         return None
-    oid, kind, persistence, identity, owned, *names = rows[0]
-    key, identifying, columns = (tuple(json.loads(text or "[]")) for text in names)
-    return Facts(*(oid, schema, name, kind, persistence, identity, owned, key, identifying, columns))
+    *what, leaves = rows[0]
+    oid, kind, persistence, identity, owned, *names = what
+    key, identifying, columns, unpublished, heirs = (tuple(json.loads(text or "[]")) for text in names)
+    lists = (key, identifying, columns, unpublished, heirs)
+    return Facts(oid, schema, name, kind, persistence, identity, owned, *lists, leaves)

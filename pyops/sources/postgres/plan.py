@@ -9,24 +9,20 @@ from pyops.errors import OperationError, UsageError
 from pyops.records import CHANGE_COLUMNS, RESERVED_COLUMNS, Watermark
 from pyops.sources.postgres.catalog import Column, TableShape
 from pyops.sources.protocol import Plan, Request, WritePattern
-from pyops.sql import identifier
+from pyops.sql import identifier, literal
 from pyops.staging.columns import ColumnMapping, clash
 from pyops.staging.postgres_types import as_text, mapping_of, masked
-from pyops.warehouse.protocol import (
-    Append,
-    ByDays,
-    ByKey,
-    Commit,
-    Scope,
-    TableState,
-    WatermarkChange,
-    Whole,
-    Write,
-)
+from pyops.warehouse.protocol import Append, ByDays, ByKey, Commit, Scope, TableState, WatermarkChange, Whole, Write
 from pyops.warehouse.schema import BATCH_HINT, compare, refuse
 
 DEFAULT_LOOKBACK = timedelta(minutes=5)
 
+# Where summer time ends, an hour comes twice: a cursor without a time zone falls back by it, so what is
+# younger than that may still get company below it.
+_OVERLAP = """(
+    SELECT interval '65 minutes' * (count(DISTINCT d AT TIME ZONE {zone} - (d AT TIME ZONE 'UTC')) > 1)::int
+    FROM generate_series(now(), now() + interval '1 year', interval '1 month') AS d
+)"""
 _TIMES = {"timestamp", "timestamptz"}
 _INTEGERS = {"int2", "int4", "int8"}
 _TEXTS = {"text", "varchar"}
@@ -41,14 +37,20 @@ class Cursor:
     value: str  # what is compared
     bound: str  # casts a bound's text, for which ``{}`` stands, to its type
     lookback: str = ""
-    lookback_type: str = ""
+    less: str = "{} - {}::interval"  # a bound less the lookback
     clock: str = ""  # the condition for values that may become the watermark
 
+    @property
+    def reached(self) -> str:
+        return self.bound.format("current_setting('pyops.lower')")
+
+    def least(self) -> str:
+        """What is read from: the bound, less the lookback."""
+        back = "current_setting('pyops.lookback')"
+        return self.less.format(self.reached, back) if self.lookback else self.reached
+
     def lower(self) -> str:
-        bound = self.bound.format("current_setting('pyops.lower')")
-        if self.lookback:
-            bound = f"{bound} - current_setting('pyops.lookback')::{self.lookback_type}"
-        return f"{self.value} >= {bound}"
+        return f"{self.value} >= {self.least()}"
 
     def upper(self) -> str:
         bound = self.bound.format("current_setting('pyops.upper')")
@@ -66,12 +68,19 @@ class PostgresPlan(Plan):
     stored: Watermark = field(default_factory=Watermark)  # before the run
     mark: Watermark | None = None  # after it
     last_load: int = 0
+    landed_as: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)  # for ``current_setting('pyops...')``
 
     @property
     def lands_below_bound(self) -> bool:
         """Whether only rows are landed that no later run can read again."""
         return self.table.config.write_pattern == "append"
+
+    def is_wide_number(self, name: str) -> bool:
+        """Whether a column is a numeric that is kept as text: it has another order than its text."""
+        column = self.shape.column(name) if self.shape else None
+        is_numeric = column is not None and (column.type.name, column.type.element) == ("numeric", None)
+        return is_numeric and self.mappings[name].warehouse == "VARCHAR"
 
     @property
     def source_name(self) -> str:
@@ -116,10 +125,15 @@ class PostgresPlan(Plan):
         assert cursor is not None
         conditions = [cursor.clock] if cursor.clock else []
         if self.stored.bound is not None:
-            reached = cursor.bound.format("current_setting('pyops.lower')")
-            conditions.append(f"{cursor.value} >= {reached}")
+            conditions.append(f"{cursor.value} >= {cursor.reached}")
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         return f"SELECT {as_text(f'max({cursor.value})')} FROM {self.source_name}{where}"
+
+    @property
+    def fell(self) -> str:
+        """The query that says whether every cursor is below what was read already; None for no row."""
+        assert self.cursor is not None
+        return f"SELECT max({self.cursor.value}) < {self.cursor.least()} FROM {self.source_name}"
 
     @property
     def null_cursors(self) -> str:
@@ -148,6 +162,8 @@ class PostgresPlan(Plan):
             may_evolve=config.on_schema_change == "evolve" or self.request.full_refresh,
             expects_load=None if self.request.days else self.last_load,
             watermark=watermark,
+            landed_as=self.landed_as,
+            adopts=config.adopt,
         )
         return Commit((write,))
 
@@ -162,20 +178,20 @@ class PostgresPlan(Plan):
         return Whole(swap=False)
 
 
-def plan(
-    table: Table, shape: TableShape, state: TableState, request: Request, *, salt: str = ""
-) -> PostgresPlan:
+def plan(table: Table, shape: TableShape, state: TableState, request: Request, *, salt: str = "") -> PostgresPlan:
     """Plans the extraction of a table; its query follows once the watermark is known."""
     config = table.postgres
     mappings = table_mappings(table, shape)
     columns = {name: item.warehouse for name, item in mappings.items()}
     if state.columns and config.on_schema_change == "fail" and not request.full_refresh:
         refuse(table, compare(state.columns, columns, keep=False), hint=BATCH_HINT)
+    if config.mode in {"incremental", "partition"} and state.columns and not request.full_refresh:
+        table.refuse_changes(state.landed_as, salt)
     settings = {"mask_salt": salt} if config.mask else {}
     write: WritePattern = "swap" if request.full_refresh else config.write_pattern
     planned = PostgresPlan(table, write, estimated_rows=shape.estimated_rows, shape=shape)
     planned = replace(planned, mappings=mappings, request=request, settings=settings)
-    planned = replace(planned, last_load=state.last_load)
+    planned = replace(planned, last_load=state.last_load, landed_as=table.landed_as(salt))
     if (days := request.days) is not None:
         _check_days(table, shape, full_refresh=request.full_refresh)
         return replace(planned, settings=settings | {"first": str(days.first), "end": str(days.end)})
@@ -242,38 +258,52 @@ def _cursor(table: Table, column: Column) -> Cursor:
             f"{table}: a cursor cannot be of type {column.sql_type}",
             hint="it can be an integer, a numeric, a date, a timestamp, or a text like a ULID",
         )
-    lookback, lookback_type = _lookback(table, kind, column.sql_type)
+    lookback = _lookback(table, kind, column.sql_type)
     value = identifier(column.name)
-    bound = f"{{}}::{column.sql_type}"
-    clock = ""
+    bound, less, clock = f"{{}}::{column.sql_type}", "{} - {}::interval", ""
     if kind in _TEXTS:
         # The order of bytes: that of ULIDs, and no other depends on no library's version.
         value, bound = f'{value} COLLATE "C"', "{}"
-    elif kind in _TIMES:
-        clock = f"{value} <= {'now()' if kind == 'timestamptz' else 'localtimestamp'}"
+    elif kind == "timestamptz":
+        clock = f"{value} <= now()"
+    elif kind == "timestamp":
+        clock = f"{value} <= {_local(table)} - {_OVERLAP.format(zone=_zone(table))}"
     elif kind == "date":
-        clock = f"{value} <= current_date"
+        clock = f"{value} <= ({_local(table)})::date"
     elif kind == "numeric":
-        clock = f"{value} < 'Infinity'::numeric"  # NaN is beyond it
-    return Cursor(column.name, value, bound, lookback, lookback_type, clock)
+        clock, less = f"{value} < 'Infinity'::numeric", "{} - {}::numeric"  # NaN is beyond it
+    else:  # which ends at the type's smallest number
+        less = f"greatest({{}}::numeric - {{}}::numeric, {-(2**63)})::bigint"
+    return Cursor(column.name, value, bound, lookback, less, clock)
 
 
-def _lookback(table: Table, kind: str, sql_type: str) -> tuple[str, str]:
-    """The lookback's text and type; both empty for none."""
+def _zone(table: Table) -> str:
+    """The SQL of the time zone that timestamps without one are in."""
+    default = "(SELECT reset_val FROM pg_settings WHERE name = 'TimeZone')"  # of database or role
+    return literal(table.postgres.timezone) if table.postgres.timezone else default
+
+
+def _local(table: Table) -> str:
+    return f"(now() AT TIME ZONE {_zone(table)})"
+
+
+def _lookback(table: Table, kind: str, sql_type: str) -> str:
+    """The lookback's text; empty for none."""
     lookback = table.postgres.lookback
     if lookback is None:
         if kind not in _TIMES or table.postgres.write_pattern == "append":
-            return "", ""
+            return ""
         lookback = DEFAULT_LOOKBACK
     is_time = kind in _TIMES or kind == "date"
-    if kind in _TEXTS or isinstance(lookback, timedelta) != is_time:
+    is_whole = not isinstance(lookback, float) or kind == "numeric"
+    if kind in _TEXTS or isinstance(lookback, timedelta) != is_time or not is_whole:
         wanted = "a text has none" if kind in _TEXTS else "a duration" if is_time else "a number"
         raise UsageError(
             f"{table}: the lookback does not fit a cursor of type {sql_type}", hint=f"what fits it: {wanted}"
         )
     if isinstance(lookback, timedelta):
-        return (f"{lookback.total_seconds()} seconds", "interval") if lookback else ("", "")
-    return (str(lookback), sql_type) if lookback else ("", "")
+        return f"{lookback.total_seconds()} seconds" if lookback else ""
+    return str(lookback) if lookback else ""
 
 
 def _days_column(table: Table) -> str:
@@ -285,18 +315,12 @@ def _check_days(table: Table, shape: TableShape, *, full_refresh: bool) -> None:
     column = shape.column(_days_column(table))
     if full_refresh:
         raise UsageError("--full-refresh and a range of days exclude each other")
+    problem, hint = "", "--date, --from and --to choose days"
     if config.mode == "full":
-        raise UsageError(
-            f"{table}: mode full has no days to choose from",
-            hint="leave out --date, --from and --to, or give it mode partition",
-        )
-    if config.write_pattern == "append":
-        raise UsageError(
-            f"{table}: append would add the rows of those days again",
-            hint="write by merge or delete_insert to land days again",
-        )
-    if column is None or column.type.name not in {*_TIMES, "date"} or column.type.element:
-        raise UsageError(
-            f"{table}: {_days_column(table)} is no date and no timestamp",
-            hint="--date, --from and --to choose days",
-        )
+        problem, hint = "mode full has no days to choose from", "leave them out, or give it mode partition"
+    elif config.write_pattern == "append":
+        problem, hint = "append would add the rows of those days again", "write by merge or delete_insert"
+    elif column is None or column.type.name not in {*_TIMES, "date"} or column.type.element:
+        problem = f"{_days_column(table)} is no date and no timestamp"
+    if problem:
+        raise UsageError(f"{table}: {problem}", hint=hint)

@@ -16,6 +16,7 @@ from pyops.sources.postgres.session import connect, unlockable
 from pyops.sources.postgres.watermark import advance, still_open
 from pyops.sources.protocol import Plan, Progress, Request, Source, Staged
 from pyops.staging.file import Stage
+from pyops.staging.postgres_types import newest_first
 from pyops.warehouse.protocol import ByKey, TableState
 
 _SETTLING_SECONDS = 0.25  # how long to wait for short transactions, so that the watermark can move
@@ -28,6 +29,7 @@ class Tables(Source):
     def __init__(self, project: Project, name: str, attempts: int = 4) -> None:
         self._salt = project.config.sources[name].mask_salt
         self._refused: dict[str, PyopsError] = {}
+        self._warned: dict[Table, set[str]] = {}
         self._open = ExitStack()
         self.session = self._open.enter_context(connect(project.dsn(name), name=name, attempts=attempts))
 
@@ -52,9 +54,18 @@ class Tables(Source):
             shape = describe(self.session, table.postgres.schema_, table.name)
             if error := self._refused.get(shape.qualified):
                 raise unlockable(table, error)
-            return plan(table, shape, state, request, salt=self._salt)
+            planned = plan(table, shape, state, request, salt=self._salt)
+            key = set(table.config.primary_key)
+            if key and shape.unique is not None and not any(key >= set(names) for names in shape.unique):
+                self._warn(table, "no unique index at the source covers its primary_key: rows may share it")
+            return planned
         except PyopsError as error:
             return Plan(table, table.config.write_pattern, error=error)
+
+    def _warn(self, table: Table, problem: str) -> None:
+        if problem not in self._warned.setdefault(table, set()):
+            _log.warning("%s: %s", table, problem)
+            self._warned[table].add(problem)
 
     def _watermarks(self, plans: Sequence[PostgresPlan]) -> dict[Table, Watermark | PyopsError]:
         """Each incremental table's watermark after this run, or why it cannot be known."""
@@ -67,7 +78,9 @@ class Tables(Source):
                 try:
                     with self.session.savepoint():
                         self.session.bind(**planned.settings)
-                        largest[planned.table] = self.session.query(planned.largest)[0][0]
+                        largest[planned.table] = found = self.session.query(planned.largest)[0][0]
+                        if found is None and planned.stored.bound is not None:
+                            self._check_fallen(planned)
                 except PyopsError as error:
                     largest[planned.table] = error
         noted = open_transactions(self.session)
@@ -78,6 +91,17 @@ class Tables(Source):
             else advance(planned.stored, largest=found, noted=noted, now=now)
             for planned in incremental
         }
+
+    def _check_fallen(self, planned: PostgresPlan) -> None:
+        """Refuses a table whose cursors are all below what was read: no run would read what is new."""
+        assert planned.cursor is not None
+        if self.session.query(planned.fell)[0][0]:
+            raise DataError(
+                f"{planned.table}: every {planned.cursor.column} is below the watermark"
+                f" {planned.stored.bound}: the table was truncated or its sequence restarted, and no run"
+                " would read the new rows",
+                hint=f"pyops extract {planned.table} --full-refresh lands it anew",
+            )
 
     def _settled(self, noted: frozenset[str]) -> frozenset[str]:
         """The transactions open now, once the noted ones have ended or will not for a while."""
@@ -123,8 +147,10 @@ class Tables(Source):
                     hint="run it again, or GRANT SELECT on the whole table: then pyops locks it",
                 )
         if key and not (plan.cursor and plan.lands_below_bound):
-            newest_by = table.config.cursor_column
-            if superseded := stage.keep_newest(key, newest_by, table=str(table)):
+            newest_by, order = table.config.cursor_column, ""
+            if newest_by and plan.is_wide_number(newest_by):
+                order = newest_first(newest_by)
+            if superseded := stage.keep_newest(key, newest_by, table=str(table), order=order):
                 _log.info("%s: %d rows superseded by newer ones", table, superseded)
         return Staged(plan.commit(), rows, size, stage.null_count(plan.cursor.column) if plan.cursor else 0)
 
@@ -132,8 +158,7 @@ class Tables(Source):
         """Stages the whole table; the commit merges it, and deletes what it does not have."""
         if not table.config.primary_key:
             raise UsageError(
-                f"{table}: rows without a primary_key cannot be told apart",
-                hint="set primary_key in pyops.yml",
+                f"{table}: rows without a primary_key cannot be told apart", hint="set primary_key in pyops.yml"
             )
         planned = self._planned(table, state, Request())
         if isinstance(planned, PostgresPlan):

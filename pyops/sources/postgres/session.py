@@ -132,9 +132,7 @@ class Session(AbstractContextManager["Session"]):
         with suppress(PyopsError):  # what was done inside is done
             self.query("RELEASE SAVEPOINT pyops")
 
-    def read(
-        self, statement: str, *, batch_bytes: int | None = None
-    ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    def read(self, statement: str, *, batch_bytes: int | None = None) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         """Runs a query of many rows; gives schema and batches. Numeric is text, times are naive."""
         cursor = self._reading = self._connection.cursor()
 
@@ -193,9 +191,7 @@ def unlockable(table: TableId, error: PyopsError) -> PyopsError:
     )
 
 
-def connect(
-    dsn: str, *, name: str = "", attempts: int = 4, sleep: Callable[[float], None] = time.sleep
-) -> Session:
+def connect(dsn: str, *, name: str = "", attempts: int = 4, sleep: Callable[[float], None] = time.sleep) -> Session:
     """Connects and pins the session's settings; what is transient is tried again with backoff."""
 
     def tell(state: tenacity.RetryCallState) -> None:

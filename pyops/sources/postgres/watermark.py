@@ -1,14 +1,13 @@
 """Watermarks: up to which cursor value every row has been read. Pure functions.
 
-A row becomes visible when its transaction commits, maybe long after rows with larger cursors were
-read. So the largest cursor seen is a *candidate*, and the *bound* once every transaction that was
-open then has ended and a later read went from the old bound. No clock is compared: integers, texts
-and times are served alike.
+A row becomes visible when its transaction commits, maybe long after rows with larger cursors were read. So the largest
+cursor seen is a *candidate*, and the *bound* once every transaction that was open then has ended and a later read went
+from the old bound. No clock is compared: integers, texts and times are served alike.
 
-A run (1) notes the largest cursor in a snapshot, (2) the transactions open after it and (3) those
-open before the snapshot it reads in, and (4) reads from the bound. If none of (2) is in (3), the
-candidate is the next bound; otherwise it is kept, with those that hold it back. Transactions of
-another server (a replica) and clocks set by applications are what ``lookback`` is for.
+A run (1) notes the largest cursor in a snapshot, (2) the transactions open after it and (3) those open before the
+snapshot it reads in, and (4) reads from the bound. If none of (2) is in (3), the candidate is the next bound;
+otherwise it is kept, with those that hold it back. Transactions of another server (a replica) and clocks set by
+applications are what ``lookback`` is for.
 """
 
 from pyops.records import Watermark
@@ -23,9 +22,7 @@ def still_open(noted: frozenset[str], now: frozenset[str]) -> frozenset[str]:
     return remaining
 
 
-def advance(
-    stored: Watermark, *, largest: str | None, noted: frozenset[str], now: frozenset[str]
-) -> Watermark:
+def advance(stored: Watermark, *, largest: str | None, noted: frozenset[str], now: frozenset[str]) -> Watermark:
     """The watermark to store after a read from ``stored.bound``; ``largest`` was seen before it."""
     bound = stored.bound
     if stored.candidate is not None:

@@ -1,0 +1,1 @@
+ALTER TABLE warehouse.pyops.loads ADD COLUMN IF NOT EXISTS landed_as VARCHAR;

@@ -1,0 +1,174 @@
+"""Ways to lose, double or alter changes in silence: each lands right, or is refused with a way out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyops import OperationError, capture, extract, load, slot_status, snapshot, status
+from pyops.commands import slot
+from pyops.demo.server import Server
+from tests.pyops.change_log import current
+from tests.pyops.conftest import INSTALLED, UNSAFE, Lab, Sql, execute
+
+CDC: dict[str, dict[str, Any]] = {"t": {"mode": "cdc"}}
+
+
+def ops(lab: Lab) -> str:
+    return "".join(op for (op,) in lab.rows("SELECT _op FROM raw.t__changes ORDER BY _generation, _lsn, _seq"))
+
+
+def test_generated_columns_that_are_not_published_are_refused(lab: Lab, sql: Sql) -> None:
+    """Behaviours 28 and 61: a log without them would not be what a full load has."""
+    kind = "STORED" if INSTALLED else "VIRTUAL"  # PostgreSQL 18 publishes the first, no version the second
+    sql(f"CREATE TABLE t (id integer PRIMARY KEY, twice integer GENERATED ALWAYS AS (id * 2) {kind})")
+    sql("INSERT INTO t VALUES (1)")
+    with pytest.raises(OperationError, match=r"column twice is generated, and this PostgreSQL does not publish"):
+        lab.capture(CDC)
+    lab.capture({"t": {"mode": "cdc", "exclude": ["twice"]}})
+    sql("INSERT INTO t VALUES (2)")
+    lab.capture({"t": {"mode": "cdc", "exclude": ["twice"]}})
+    assert [row["id"] for row in current(lab, "t")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        ["CREATE TABLE t (id integer PRIMARY KEY DEFERRABLE, v integer)"],
+        [
+            "CREATE TABLE t (id integer, v integer) PARTITION BY RANGE (id)",
+            "CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (100)",
+            "ALTER TABLE t REPLICA IDENTITY FULL",
+        ],
+        [
+            "CREATE TABLE t (id integer PRIMARY KEY, v integer) PARTITION BY RANGE (id)",
+            "CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (100)",
+            "ALTER TABLE t_1 REPLICA IDENTITY NOTHING",
+        ],
+    ],
+)
+def test_publishing_breaks_no_update_whatever_identifies_a_row(lab: Lab, sql: Sql, shape: list[str]) -> None:
+    """Behaviours 30b and 62: PostgreSQL's rule holds leaf by leaf."""
+    for statement in shape:
+        sql(statement)
+    sql("INSERT INTO t VALUES (1, 1)")
+    lab.capture({"t": {"mode": "cdc", "primary_key": ["id"]}})
+    sql("UPDATE t SET v = v + 1")
+    sql("DELETE FROM t")
+    sql("INSERT INTO t VALUES (2, 2)")
+    lab.capture({"t": {"mode": "cdc", "primary_key": ["id"]}})
+    assert ops(lab) == "rc"
+
+
+def test_table_that_others_inherit_from_is_refused(lab: Lab, sql: Sql) -> None:
+    """Behaviour 28: a full load has their rows, the stream only its own."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY)")
+    sql("CREATE TABLE t_child () INHERITS (t)")
+    with pytest.raises(OperationError, match=r"other tables inherit from it \(t_child\)"):
+        lab.capture(CDC)
+
+
+def test_copy_again_lands_what_waits_in_the_slot_first(lab: Lab, sql: Sql) -> None:
+    """Behaviour 65: for a snapshot, and for another table that joins."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v text)")
+    sql("CREATE TABLE u (id integer PRIMARY KEY)")
+    sql("INSERT INTO t VALUES (1, 'a')")
+    lab.capture(CDC)
+    for value in "bc":
+        sql(f"UPDATE t SET v = '{value}'")
+    snapshot(lab.configure(CDC), "t").raise_for_error()
+    assert ops(lab) == "ruutr"
+    sql("UPDATE t SET v = 'd'")
+    lab.capture({**CDC, "u": {"mode": "cdc"}})
+    assert ops(lab) == "ruutru"
+
+
+def test_generations_of_a_log_rise_whatever_its_source_is_called(lab: Lab, sql: Sql, dsn: str) -> None:
+    """Behaviour 66: a new slot of a renamed source sorts behind the old one."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v text)")
+    sql("INSERT INTO t VALUES (1, 'a')")
+    for _ in range(2):
+        lab.capture(CDC)
+        slot.drop(lab.configure(CDC), "src")
+    sql("UPDATE t SET v = 'z'")
+    renamed = (lab.directory / "pyops.yml").read_text("utf-8").replace("src:", "renamed:")
+    (lab.directory / "pyops.yml").write_text(renamed, "utf-8")
+    [done] = capture(load(lab.directory))
+    done.raise_for_error()
+    newest = "SELECT v, _generation FROM raw.t__changes ORDER BY _generation DESC, _lsn DESC, _seq DESC LIMIT 1"
+    assert lab.rows(newest) == [("z", 3)]
+
+
+def test_slots_of_two_databases_with_one_name_of_a_source_are_two(lab: Lab, sql: Sql, tmp_path: Path) -> None:
+    """Behaviour 68: and only the one of its own database is dropped."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY)")
+    lab.capture(CDC)
+    [(name, database)] = sql(
+        "SELECT slot_name::text, database::text FROM pg_replication_slots WHERE database = current_database()"
+    )
+    assert name == f"pyops_{database}_src"
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """A server of the test's own, to be stopped."""
+    folder = Path(tempfile.mkdtemp(prefix="pyops-test-"))
+    folder.chmod(0o711)
+    server = Server(folder / "data", INSTALLED)
+    try:
+        server.start(UNSAFE)
+        yield server
+    finally:
+        server.remove()
+        shutil.rmtree(folder)
+
+
+def test_source_that_was_rolled_back_is_refused_until_somebody_acts(own_server: Server, tmp_path: Path) -> None:
+    """Behaviour 67: also once it has written past what was landed from it."""
+    lab = Lab(tmp_path, own_server.dsn())
+    data, kept = own_server.data_directory, own_server.data_directory.with_name("kept")
+    execute(lab.dsn, "CREATE TABLE t (id integer PRIMARY KEY)")
+    execute(lab.dsn, "INSERT INTO t SELECT generate_series(1, 9)")
+    lab.capture(CDC)
+    own_server.stop()
+    shutil.copytree(data, kept, symlinks=True, copy_function=shutil.copy2)
+    owner = data.stat()
+    for path in (kept, *kept.rglob("*")):
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    own_server.start(UNSAFE)
+    execute(lab.dsn, "INSERT INTO t SELECT generate_series(10, 19)")
+    lab.capture(CDC)
+    own_server.stop()
+    shutil.rmtree(data)
+    kept.rename(data)
+    own_server.start(UNSAFE)
+    with pytest.raises(OperationError, match="it was restored"):
+        lab.capture(CDC)
+    execute(lab.dsn, "INSERT INTO t SELECT generate_series(1000, 9000)")
+    execute(lab.dsn, "SELECT pg_switch_wal()::text")
+    for _ in range(2):
+        with pytest.raises(OperationError, match="it was restored") as raised:
+            lab.capture(CDC)
+    assert "pyops slot drop src" in raised.value.hint
+    slot.drop(lab.configure(CDC), "src")
+    lab.capture(CDC)
+    assert len(current(lab, "t")) == 9 + 8001
+
+
+def test_status_of_a_capture_that_fails_says_so(lab: Lab, sql: Sql) -> None:
+    """A slot that is gone is a problem of the slot, and a failure of its tables."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY)")
+    lab.capture(CDC)
+    sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()")
+    with pytest.raises(OperationError):
+        lab.capture(CDC)
+    [found] = status(lab.configure(CDC))
+    assert found.last_status == "failed"
+    assert "is not there" in str(slot_status(lab.configure(CDC))[0].problem)
+    assert extract(lab.configure(CDC)) == []
