@@ -1,5 +1,6 @@
 """One commit into an attached DuckDB file: rows and bookkeeping in one transaction."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from pyops.warehouse import bookkeeping
 from pyops.warehouse.protocol import Append, ByDays, ByFiles, ByKey, Commit, Where, Whole, Write
 from pyops.warehouse.schema import BATCH_HINT, SchemaChange, compare, refuse
 
+_log = logging.getLogger(__name__)
 _LOG_HINT = "nothing was landed: set on_schema_change: evolve, at least for one run"
 
 
@@ -30,6 +32,7 @@ class Committing:
         self.deleted: dict[TableId, int] = {}
         self.unchanged = commit.run.rows_unchanged if commit.run else 0
         self.dead_letters = 0
+        self.told: list[str] = []
 
     def run(self) -> Run | None:
         """Commits, and returns the run as it was recorded."""
@@ -54,6 +57,8 @@ class Committing:
             with suppress(duckdb.Error):  # a commit that failed has ended the transaction
                 connection.execute("ROLLBACK")
             raise
+        for change in self.told:
+            _log.info("%s", change)
         return run
 
     def _ended(self, load_id: int, at: datetime, purged: int) -> Run | None:
@@ -109,6 +114,11 @@ class Committing:
         changes = self._changes(write, there)
         bookkeeping.add_schema_changes(self.connection, load_id, write.table, changes)
         is_swap = isinstance(write.scope, Whole) and write.scope.swap
+        again = f"pyops snapshot {write.table}" if write.log else f"pyops extract {write.table} --full-refresh"
+        for change in changes:  # what has a default at the source is filled in there, and in no change
+            lacks = change.kind == "added" and not is_swap and write.log != "copy"
+            more = f": NULL in rows that were landed before, which {again} brings" if lacks else ""
+            self.told.append(f"{write.table}: {change}{more}")
         if not there:
             schema = qualified("warehouse", write.table.target[0])
             self.connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")

@@ -201,6 +201,11 @@ def _make(path: Path) -> None:
     """Makes the file unless it exists: whole, since half a DuckDB file can never be opened."""
     if path.exists():
         return
+    if path.is_symlink():
+        raise OperationError(
+            f"the warehouse {path} is a link to {path.resolve()}, which is not there",
+            hint="is its disk mounted? remove the link to begin a new warehouse",
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

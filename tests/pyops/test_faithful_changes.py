@@ -15,7 +15,7 @@ from pyops import OperationError, capture, extract, load, slot_status, snapshot,
 from pyops.commands import slot
 from pyops.demo.server import Server
 from tests.pyops.change_log import current
-from tests.pyops.conftest import INSTALLED, UNSAFE, Lab, Sql, execute
+from tests.pyops.conftest import INSTALLED, UNSAFE, Lab, Sql, execute, needs_18
 
 CDC: dict[str, dict[str, Any]] = {"t": {"mode": "cdc"}}
 
@@ -172,3 +172,56 @@ def test_status_of_a_capture_that_fails_says_so(lab: Lab, sql: Sql) -> None:
     assert found.last_status == "failed"
     assert "is not there" in str(slot_status(lab.configure(CDC))[0].problem)
     assert extract(lab.configure(CDC)) == []
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [
+            "CREATE TABLE t (id integer PRIMARY KEY, v integer, w integer) PARTITION BY RANGE (id)",
+            "CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (100)",
+            "ALTER TABLE t_1 REPLICA IDENTITY FULL",
+        ],
+        [
+            "CREATE TABLE t (id integer PRIMARY KEY, v integer, w integer NOT NULL) PARTITION BY RANGE (id)",
+            "CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (100)",
+            "CREATE UNIQUE INDEX other ON t_1 (w)",
+            "ALTER TABLE t_1 REPLICA IDENTITY USING INDEX other",
+        ],
+        pytest.param(
+            [
+                "CREATE TABLE t (id integer PRIMARY KEY, v integer, w integer GENERATED ALWAYS AS (v * 2) VIRTUAL)",
+                "ALTER TABLE t REPLICA IDENTITY FULL",
+            ],
+            marks=needs_18,
+        ),
+    ],
+)
+def test_columns_are_left_out_only_where_no_leaf_needs_them(lab: Lab, sql: Sql, shape: list[str]) -> None:
+    """Behaviour 62: otherwise PostgreSQL would refuse the source's updates."""
+    for statement in shape:
+        sql(statement)
+    sql("INSERT INTO t (id, v) VALUES (1, 1)" if "VIRTUAL" in shape[0] else "INSERT INTO t VALUES (1, 1, 1)")
+    with pytest.raises(OperationError, match="would refuse every update"):
+        lab.capture({"t": {"mode": "cdc", "exclude": ["w"]}})
+    sql("UPDATE t SET v = 2")
+
+
+def test_mistyped_table_takes_no_other_out_of_the_publication(lab: Lab, sql: Sql) -> None:
+    """A run that fails changes nothing at the source: the name, once corrected, costs no copy."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY)")
+    lab.capture(CDC)
+    with pytest.raises(OperationError, match=r"there is no table public\.tt"):
+        lab.capture({"tt": {"mode": "cdc"}})
+    sql("INSERT INTO t VALUES (1)")
+    lab.capture(CDC)
+    assert ops(lab) == "c"
+
+
+def test_warehouse_that_is_a_link_to_nowhere_is_not_replaced(lab: Lab, sql: Sql) -> None:
+    """A disk that is not mounted is no reason to begin anew."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY)")
+    (lab.directory / "warehouse.duckdb").symlink_to(lab.directory / "disk" / "warehouse.duckdb")
+    with pytest.raises(OperationError, match="which is not there"):
+        lab.extract({"t": {"mode": "full"}})
+    assert (lab.directory / "warehouse.duckdb").is_symlink()

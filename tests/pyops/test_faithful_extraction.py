@@ -360,3 +360,22 @@ def test_days_that_were_staged_apart_are_published_apart(tmp_path: Path) -> None
     publish(project)
     assert ids(lab) == [1, 2, 3]
     assert publish(project) == []
+
+
+def test_column_that_is_added_is_told_with_what_brings_its_earlier_values(
+    lab: Lab, sql: Sql, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ADD COLUMN ... DEFAULT fills rows at the source without touching them: no run reads them again."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, at integer)")
+    sql("INSERT INTO t VALUES (1, 1), (2, 2)")
+    lab.extract({"t": MERGE})
+    sql("ALTER TABLE t ADD COLUMN v integer DEFAULT 7")
+    with caplog.at_level(logging.INFO, "pyops"):
+        lab.extract({"t": MERGE})
+    assert (
+        "src.t: column v INTEGER was added: NULL in rows that were landed before,"
+        " which pyops extract src.t --full-refresh brings"
+    ) in caplog.text
+    assert lab.rows("SELECT v FROM raw.t ORDER BY id") == [(None,), (7,)]
+    lab.extract({"t": MERGE}, full_refresh=True)
+    assert lab.rows("SELECT v FROM raw.t ORDER BY id") == [(7,), (7,)]

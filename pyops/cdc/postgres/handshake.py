@@ -114,7 +114,7 @@ def start(opened: Opened, server: Server, capture: CaptureState, states: Mapping
     keys = {table.name: opened.key(table) for table in opened.facts}
     if not keys.items() <= capture.keys.items():
         yield from opened.noted(opened.offset, keys=keys)
-    yield from leave(opened, states)
+    yield from leave(opened, states, releases=not opened.tables or len(opened.facts) == len(opened.tables))
 
 
 def make_slot(opened: Opened, before: Offset | None, server: Server, *, newest: int) -> Iterator[Chunk]:
@@ -148,11 +148,16 @@ def make_slot(opened: Opened, before: Offset | None, server: Server, *, newest: 
     _log.info("%s: slot %s created at %s", opened.source, opened.slot, lsn_text(position))
 
 
-def leave(opened: Opened, states: Mapping[Table, TableState]) -> Iterator[Chunk]:
-    """Releases tables that are no longer configured, or whose log is gone."""
+def leave(opened: Opened, states: Mapping[Table, TableState], *, releases: bool) -> Iterator[Chunk]:
+    """Releases tables that are no longer configured, or whose log is gone.
+
+    A table that cannot be found may be one of the captured, mistyped: so nothing is released then.
+    """
     names = {table.name for table in opened.tables}
-    yield from opened.forgotten(*(name for name in opened.captured if name not in names))
-    if opened.publications.are_ours:
+    if gone := [name for name in opened.captured if name not in names] if releases else []:
+        _log.info("%s: no longer captured: %s", opened.source, ", ".join(gone))
+        yield from opened.forgotten(*gone)
+    if opened.publications.are_ours and releases:
         wanted = {facts.oid for facts in opened.facts.values()}
         broken = {known.relation_oid for known in opened.captured.values()}
         members = opened.publications.members()

@@ -104,8 +104,8 @@ class Publications:
             ),
             (not self.columns(table, facts), "no column is left to land", "see columns and exclude"),
             (
-                hidden and facts.identity == "f",
-                f"columns are left out, and its REPLICA IDENTITY is FULL: {breaks}",
+                facts.is_full_anywhere and (hidden or (facts.unpublished and self.version >= 180000)),
+                f"columns are left out, and its REPLICA IDENTITY is FULL (or a partition's): {breaks}",
                 "give it another replica identity, or leave no column out (mask them instead)",
             ),
             (

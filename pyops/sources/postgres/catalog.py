@@ -51,9 +51,17 @@ LEFT JOIN (elements JOIN pg_type AS e ON e.oid = elements.oid AND e.typtype <> '
 ORDER BY b.attnum
 """
 
-_IDENTIFIES = """i.indrelid = {0}.oid AND i.indimmediate AND i.indisvalid
-    AND CASE {0}.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END"""
+_IDENTIFIES = """i.indrelid = leaf.oid AND i.indimmediate AND i.indisvalid
+    AND CASE leaf.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END"""
+# PostgreSQL's rule for what may be published holds leaf by leaf.
 _FACTS = """
+WITH leaves AS (
+    SELECT p.oid, p.relreplident, p.relkind <> 'p' AS is_leaf
+    FROM pg_class AS root
+    JOIN pg_namespace AS n ON n.oid = root.relnamespace AND n.nspname = $1 AND root.relname = $2
+    JOIN pg_class AS p ON p.oid = root.oid
+        OR root.relkind = 'p' AND p.oid IN (SELECT t.relid FROM pg_partition_tree(root.oid) AS t WHERE t.isleaf)
+)
 SELECT
     c.oid::bigint, c.relkind::text, c.relpersistence::text, c.relreplident::text,
     pg_has_role(c.relowner, 'USAGE'),
@@ -65,11 +73,12 @@ SELECT
         WHERE i.indrelid = c.oid AND i.indisprimary
     ), '[]'),
     coalesce((
-        SELECT json_agg(a.attname)::text
-        FROM pg_index AS i
+        SELECT json_agg(DISTINCT a.attname)::text
+        FROM leaves AS leaf
+        JOIN pg_index AS i ON {identifies}
         CROSS JOIN unnest(i.indkey::smallint[]) AS k (attnum)
         JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-        WHERE {identifies_c}
+        WHERE leaf.oid <> c.oid OR c.relreplident <> 'f'
     ), '[]'),
     (
         SELECT json_agg(a.attname ORDER BY a.attnum)::text
@@ -89,13 +98,10 @@ SELECT
         WHERE h.inhparent = c.oid AND c.relkind = 'r'
     ),
     (
-        SELECT bool_and(leaf.relreplident = 'f' OR EXISTS (SELECT FROM pg_index AS i WHERE {identifies_leaf}))
-        FROM pg_class AS leaf
-        WHERE CASE WHEN c.relkind = 'p'
-            THEN leaf.oid IN (SELECT t.relid FROM pg_partition_tree(c.oid) AS t WHERE t.isleaf)
-            ELSE leaf.oid = c.oid
-        END
-    )
+        SELECT bool_and(leaf.relreplident = 'f' OR EXISTS (SELECT FROM pg_index AS i WHERE {identifies}))
+        FROM leaves AS leaf WHERE leaf.is_leaf
+    ),
+    (SELECT bool_or(leaf.relreplident = 'f') FROM leaves AS leaf)
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2
@@ -174,6 +180,7 @@ class Facts:
     unpublished: tuple[str, ...]  # generated ones that cannot
     heirs: tuple[str, ...]  # the tables that inherit from it
     are_leaves_identified: bool | None  # whether each leaf has a replica identity: PostgreSQL asks leaf by leaf
+    is_full_anywhere: bool  # whether some leaf's identity is the whole row
 
     @property
     def qualified(self) -> str:
@@ -266,12 +273,12 @@ def transaction_owners(session: Session) -> dict[str, str]:
 def replica_facts(session: Session, schema: str, name: str, *, version: int) -> Facts | None:
     """What the catalog says of a table that may be captured; None if there is no such table."""
     # Generated columns that are stored can be published since PostgreSQL 18.
-    query = _FACTS.format(identifies_c=_IDENTIFIES.format("c"), identifies_leaf=_IDENTIFIES.format("leaf"))
-    rows = session.query(query, schema, name, "s" if version >= 180000 else "")
+    published = "s" if version >= 180000 else ""
+    rows = session.query(_FACTS.format(identifies=_IDENTIFIES), schema, name, published)
     if not rows:
         return None
-    *what, leaves = rows[0]
+    *what, leaves, full = rows[0]
     oid, kind, persistence, identity, owned, *names = what
     key, identifying, columns, unpublished, heirs = (tuple(json.loads(text or "[]")) for text in names)
     lists = (key, identifying, columns, unpublished, heirs)
-    return Facts(oid, schema, name, kind, persistence, identity, owned, *lists, leaves)
+    return Facts(oid, schema, name, kind, persistence, identity, owned, *lists, leaves, full)
