@@ -81,9 +81,11 @@ def conversion(name: str, type_: str) -> tuple[str, str]:
     if type_ in {"FLOAT", "DOUBLE"}:
         word = rf"regexp_full_match({name}, '(?i)[+-]?(?:nan|inf|infinity)')"
         number = _matching(name, _FLOAT, type_)
-        finite = f"CASE WHEN isfinite({number}) THEN {number} END"
+        # What is too small for the type would become 0.
+        is_lost = f"{number} = 0 AND regexp_matches(regexp_extract({name}, '^[^eE]*'), '[1-9]')"
+        finite = f"CASE WHEN isfinite({number}) AND NOT ({is_lost}) THEN {number} END"
         convert = f"CASE WHEN {word} THEN TRY_CAST({name} AS {type_}) ELSE {finite} END"
-        return convert, f"it is no number, or too large for {type_}"
+        return convert, f"it is no number, or too large or too small for {type_}"
     if type_ == "BOOLEAN":
         convert = (
             f"CASE WHEN lower({name}) IN ('true', 't', '1') THEN true"

@@ -1,7 +1,7 @@
 """pyops's own tables in the warehouse, which is attached as ``warehouse``: all SQL on them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,14 +123,15 @@ def table_state(connection: Connection, table: TableId) -> TableState:
 
 
 def _last_run(connection: Connection, table: TableId) -> Run | None:
-    """A table's last run; the stream of its source counts for a log."""
-    stream = "cdc" if table.target[1].endswith("__changes") else None
-    found = rows(
-        *(connection, Run, "source = ? AND (table_name = ? OR table_name IS NULL AND mode = ?)"),
-        *(table.source, table.name, stream),
-        order="started_at DESC LIMIT 1",
-    )
-    return found[0] if found else None
+    """A table's last run; for a log that follows its source's stream, the stream's, with the table's own rows."""
+    who = (table.source, table.name)
+    follows = _one(connection, f"SELECT count(*) FROM warehouse.pyops.cdc_tables WHERE {_MINE}", *who)
+    condition = "source = ? AND (table_name = ? OR table_name IS NULL AND mode = ?)"
+    found = rows(connection, Run, condition, *who, "cdc" if follows else None, order="started_at DESC LIMIT 1")
+    if not found or found[0].table_name:
+        return found[0] if found else None
+    written = f"SELECT coalesce(sum(rows_written), 0) FROM warehouse.pyops.loads WHERE {_MINE} AND run_id = ?"
+    return replace(found[0], rows_written=int(_one(connection, written, *who, found[0].run_id)))
 
 
 def rows(connection: Connection, record: type[_T], condition: str, *parameters: object, order: str = "1") -> list[_T]:

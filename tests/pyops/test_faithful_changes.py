@@ -225,3 +225,34 @@ def test_warehouse_that_is_a_link_to_nowhere_is_not_replaced(lab: Lab, sql: Sql)
     with pytest.raises(OperationError, match="which is not there"):
         lab.extract({"t": {"mode": "full"}})
     assert (lab.directory / "warehouse.duckdb").is_symlink()
+
+
+def test_status_counts_the_rows_of_each_table_and_no_success_of_one_that_never_landed(lab: Lab, sql: Sql) -> None:
+    """A run of the stream is of all tables that follow it, and of no other."""
+    for name in "tu":
+        sql(f"CREATE TABLE {name} (id integer PRIMARY KEY)")
+    both = {name: {"mode": "cdc"} for name in "tu"}
+    lab.capture(both)
+    sql("INSERT INTO t VALUES (1), (2)")
+    sql("INSERT INTO u VALUES (1)")
+    lab.capture(both)
+    assert {table.table: table.last_rows_written for table in status(lab.configure(both))} == {"src.t": 2, "src.u": 1}
+    sql("CREATE TABLE w (id integer PRIMARY KEY, _lsn integer)")
+    [done] = capture(lab.configure({**both, "w": {"mode": "cdc"}}))
+    assert "pyops reserves the name" in str(done.error)
+    found = {table.table: table.last_status for table in status(lab.configure({**both, "w": {"mode": "cdc"}}))}
+    assert found["src.w"] == "failed"
+
+
+def test_column_whose_name_is_taken_does_not_stop_the_stream(
+    lab: Lab, sql: Sql, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The source's disk would fill: the column is left out, and that is said."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v integer)")
+    lab.capture(CDC)
+    sql('ALTER TABLE t ADD COLUMN "V" integer, ADD COLUMN _file text')
+    sql("INSERT INTO t VALUES (1, 2, 3, 'x')")
+    lab.capture(CDC)
+    assert lab.rows("SELECT id, v FROM raw.t__changes") == [(1, 2)]
+    assert "src.t: column V is left out: v differs from it only by case" in caplog.text
+    assert "src.t: column _file is left out: pyops reserves the name" in caplog.text

@@ -379,3 +379,22 @@ def test_column_that_is_added_is_told_with_what_brings_its_earlier_values(
     assert lab.rows("SELECT v FROM raw.t ORDER BY id") == [(None,), (7,)]
     lab.extract({"t": MERGE}, full_refresh=True)
     assert lab.rows("SELECT v FROM raw.t ORDER BY id") == [(7,), (7,)]
+
+
+@pytest.mark.parametrize("type_", ["DOUBLE", "FLOAT"])
+def test_number_that_is_too_small_for_its_type_is_no_zero(tmp_path: Path, type_: str) -> None:
+    """Behaviour 59: 1e-400 is a dead letter, 0e-400 is 0."""
+    lab = Lab(tmp_path, "")
+    lab.put("in/a.csv", "id,v\n1,1e-400\n2,0e-400\n3,0.0\n4,-10e-500\n5,5e-3\n")
+    table = {"path": "in/*.csv", "format": "csv", "mode": "full", "types": {"v": type_}, "max_dead_letter_rate": 1}
+    lab.extract_files({"t": table})
+    assert lab.rows("SELECT id FROM raw.t ORDER BY id") == [("2",), ("3",), ("5",)]
+    assert lab.rows("SELECT value FROM pyops.dead_letters ORDER BY line") == [("1e-400",), ("-10e-500",)]
+
+
+def test_columns_that_pyops_needs_the_names_of_are_refused(lab: Lab, sql: Sql) -> None:
+    """A column called _line is not the line of a file."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, _line integer)")
+    with pytest.raises(OperationError, match="column _line cannot be landed: pyops reserves the name"):
+        lab.extract({"t": {"mode": "full"}})
+    lab.extract({"t": {"mode": "full", "exclude": ["_line"]}})

@@ -17,12 +17,12 @@ from pyops.cdc.postgres.slot import MESSAGES, Pulse, advance_slot, look_at_serve
 from pyops.config.project import Table
 from pyops.records import CHANGE_COLUMNS, Captured, Offset
 from pyops.sources.postgres.catalog import column_types
-from pyops.sources.postgres.plan import refuse_names
+from pyops.sources.postgres.plan import reserved_names
 from pyops.sources.postgres.session import Session
 from pyops.sources.protocol import Chunk
 from pyops.sql import columns as listed
 from pyops.sql import identifier
-from pyops.staging.columns import DEAD_LETTER, ColumnMapping
+from pyops.staging.columns import DEAD_LETTER, ColumnMapping, clash
 from pyops.staging.file import Stage
 from pyops.staging.postgres_types import hashed, mapping_of_text
 from pyops.staging.prefetch import Prefetch
@@ -89,7 +89,9 @@ class StagedChanges:
         table = self.tables[relation.oid][0]
         config = table.postgres
         attributes = [a for a in relation.attributes if table.config.lands(a.name)]
-        refuse_names(table, [a.name for a in attributes])
+        while found := clash([a.name for a in attributes], reserved_names(table)):  # which must not stop the slot
+            _log.warning("%s: column %s is left out: %s", table, *found)
+            attributes = [a for a in attributes if a.name != found[0]]
         types = column_types(self.catalog, [(a.type_oid, a.modifier) for a in attributes])
         mappings = {
             a.name: hashed(identifier(a.name), self.salt) if a.name in config.mask else mapping_of_text(a.name, type_)

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from pyops.config.project import Table
 from pyops.errors import OperationError, UsageError
-from pyops.records import CHANGE_COLUMNS, RESERVED_COLUMNS, Watermark
+from pyops.records import CHANGE_COLUMNS, PLACE_COLUMNS, RESERVED_COLUMNS, Watermark
 from pyops.sources.postgres.catalog import Column, TableShape
 from pyops.sources.protocol import Plan, Request, WritePattern
 from pyops.sql import identifier, literal
@@ -241,10 +241,13 @@ def table_mappings(table: Table, shape: TableShape) -> dict[str, ColumnMapping]:
     }
 
 
+def reserved_names(table: Table) -> list[str]:
+    return [*RESERVED_COLUMNS, *PLACE_COLUMNS, *(CHANGE_COLUMNS if table.config.mode == "cdc" else ())]
+
+
 def refuse_names(table: Table, names: Sequence[str]) -> None:
     """Refuses columns whose names cannot stand beside the others in the warehouse."""
-    reserved = [*RESERVED_COLUMNS, *(CHANGE_COLUMNS if table.config.mode == "cdc" else ())]
-    if found := clash(names, reserved):
+    if found := clash(names, reserved_names(table)):
         raise OperationError(
             f"{table}: column {found[0]} cannot be landed: {found[1]}",
             hint=f"leave it out with exclude: [{found[0]}], or read a view that renames it",
