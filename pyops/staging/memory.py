@@ -14,6 +14,7 @@ SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     # Each fills row groups of its own, so memory would follow the number of cores.
     "threads": 2,
     "preserve_insertion_order": False,
+    "autoinstall_known_extensions": False,
 }
 # The memory DuckDB needs for rows that stream in, in bytes: for the blocks each column is writing,
 # and for some copies of as many rows as it takes at once (measured: 10 MB values; 1,500 columns).

@@ -398,3 +398,34 @@ def test_columns_that_pyops_needs_the_names_of_are_refused(lab: Lab, sql: Sql) -
     with pytest.raises(OperationError, match="column _line cannot be landed: pyops reserves the name"):
         lab.extract({"t": {"mode": "full"}})
     lab.extract({"t": {"mode": "full", "exclude": ["_line"]}})
+
+
+def test_rows_without_a_day_are_counted_in_a_run_of_days(lab: Lab, sql: Sql, caplog: pytest.LogCaptureFixture) -> None:
+    """A row belongs to one load, or is named: no day has those."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, day date)")
+    sql("INSERT INTO t VALUES (1, '2024-01-01'), (2, NULL)")
+    table = {"t": {"mode": "partition", "partition_by": "day"}}
+    with caplog.at_level(logging.WARNING, "pyops"):
+        lab.extract(table, days=Days(date(2024, 1, 1), date(2024, 1, 1)))
+    assert "src.t: 1 rows have no day: a run without days lands them" in caplog.text
+    lab.extract(table)
+    assert ids(lab) == [1, 2]
+
+
+@pytest.mark.parametrize("other", ["A", "file_row_number", "_line"])
+def test_names_of_parquet_that_cannot_stand_side_by_side_are_refused(tmp_path: Path, other: str) -> None:
+    """Behaviour 59: DuckDB would call the second one A_1."""
+    lab = Lab(tmp_path, "")
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"a": [1], other: [2]}), tmp_path / "in/a.parquet")
+    with pytest.raises(DataError, match=f"column '{other}' cannot be landed"):
+        lab.extract_files({"t": {"path": "in/*.parquet", "format": "parquet", "mode": "full"}})
+
+
+def test_dates_before_the_year_1_are_refused_as_those_of_a_database_are(tmp_path: Path) -> None:
+    """Behaviour 59."""
+    lab = Lab(tmp_path, "")
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"d": pa.array([-800_000, 0], pa.date32())}), tmp_path / "in/a.parquet")
+    with pytest.raises(DataError, match=r"in/a\.parquet: a date is before the year 1"):
+        lab.extract_files({"t": {"path": "in/*.parquet", "format": "parquet", "mode": "full"}})

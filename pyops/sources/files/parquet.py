@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pyops.errors import DataError
-from pyops.sources.files.arrived import add_columns
+from pyops.sources.files.arrived import TAKEN, add_columns
 from pyops.sources.files.lines import Refused
 from pyops.sql import identifier, literal
+from pyops.staging.columns import clash
 
 _KEPT = {
     "BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "VARCHAR", "BLOB",
@@ -30,21 +31,14 @@ def land_parquet(
     """Lands a Parquet file in ``arrived``; a column whose type differs between files is text."""
     try:
         schema = pq.read_schema(path)
-        names = list(schema.names)
+        names: list[str] = list(schema.names)
         read = f"read_parquet({literal(_escaped(path))}, hive_partitioning = false"
         described = connection.execute(f"DESCRIBE SELECT * FROM {read})").fetchall()
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DataError(f"{name}: not a Parquet file, or damaged", hint=_AGAIN) from None
-    if len(set(names)) < len(names):
-        raise DataError(f"{name}: two columns have the same name", hint="rename one of them")
-    for field in schema:
-        if pa.types.is_decimal256(field.type):
-            raise DataError(
-                f"{name}: column {field.name!r} is {field.type}: the warehouse holds 38 digits at most",
-                hint="write it as text, or as a decimal of 38 digits",
-            )
+    _refuse(schema, name)
     values, new = "", {}
     for column, type_, *_ in described:
         landed, value = _column(column, type_)
@@ -72,7 +66,26 @@ def land_parquet(
         raise DataError(
             f"{name}: a timestamp or a decimal is beyond the warehouse's range", hint="write that column as text"
         ) from None
+    early = [f"min({identifier(n)}) < DATE '0001-01-01'" for n in names if columns[n] in {"DATE", "TIMESTAMP"}]
+    is_early = f"SELECT {' OR '.join(early) or 'false'} FROM arrived WHERE _file = ?"
+    if connection.execute(is_early, [name]).fetchall()[0][0]:
+        raise DataError(f"{name}: a date is before the year 1", hint="write that column as text")
     return names, []
+
+
+def _refuse(schema: pa.Schema, name: str) -> None:
+    """Refuses columns that DuckDB would rename, or read as other values."""
+    names = list(schema.names)
+    if len(set(names)) < len(names):
+        raise DataError(f"{name}: two columns have the same name", hint="rename one of them")
+    if found := clash(names, (*TAKEN, "file_row_number")):  # DuckDB would rename it
+        raise DataError(f"{name}: column {found[0]!r} cannot be landed: {found[1]}", hint="rename it")
+    for field in schema:
+        if pa.types.is_decimal256(field.type):
+            raise DataError(
+                f"{name}: column {field.name!r} is {field.type}: the warehouse holds 38 digits at most",
+                hint="write it as text, or as a decimal of 38 digits",
+            )
 
 
 def _escaped(path: Path) -> str:

@@ -145,6 +145,12 @@ class PostgresPlan(Plan):
         column = identifier(self.cursor.column)
         return f"SELECT count(*) FROM {self.source_name} WHERE {column} IS NULL"
 
+    @property
+    def without_day(self) -> str:
+        """The query that counts the rows that no run of days reads; empty for another run."""
+        column = identifier(_days_column(self.table))
+        return f"SELECT count(*) FROM {self.source_name} WHERE {column} IS NULL" if self.request.days else ""
+
     def commit(self) -> Commit:
         config = self.table.config
         watermark = None

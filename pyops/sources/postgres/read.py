@@ -128,6 +128,11 @@ class Tables(Source):
                         " would ever read them",
                         hint="fill the column, or set on_null_cursor: include (not for append)",
                     )
+            if planned.without_day:
+                with self.session.savepoint():
+                    [(count,)] = self.session.query(planned.without_day)
+                if count:
+                    self._warn(planned.table, f"{count:,} rows have no day: a run without days lands them")
         except PyopsError as error:
             return replace(planned, error=error)
         return planned.marked(mark)
