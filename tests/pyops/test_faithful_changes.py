@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pyops import OperationError, capture, extract, load, slot_status, snapshot, status
+from pyops.cdc.postgres.publication import default_name
 from pyops.commands import slot
 from pyops.demo.server import Server
 from tests.pyops.change_log import current
@@ -256,3 +257,11 @@ def test_column_whose_name_is_taken_does_not_stop_the_stream(
     assert lab.rows("SELECT id, v FROM raw.t__changes") == [(1, 2)]
     assert "src.t: column V is left out: v differs from it only by case" in caplog.text
     assert "src.t: column _file is left out: pyops reserves the name" in caplog.text
+
+
+def test_long_names_of_slots_are_cut_and_still_told_apart() -> None:
+    """Behaviour 68: PostgreSQL has 63 bytes for a name."""
+    one, other = (default_name(f"{'d' * 60}_{source}") for source in ("one", "other"))
+    assert one != other
+    assert max(len(one), len(other)) <= 57
+    assert default_name("Shop-1") == "pyops_shop_1"

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 from pyops.config.project import Project, Table
 from pyops.errors import OperationError
@@ -48,7 +49,10 @@ class Member:
 
 def default_name(source: str) -> str:
     """The name of a source's slot and publication where the configuration gives none."""
-    return "pyops_" + re.sub("[^a-z0-9_]", "_", source.lower())[:50]
+    name = re.sub("[^a-z0-9_]", "_", source.lower())
+    if len(name) > 50:  # what is cut off still tells it from others
+        name = f"{name[:41]}_{sha256(source.encode()).hexdigest()[:8]}"
+    return f"pyops_{name}"
 
 
 @dataclass(frozen=True)
