@@ -1,21 +1,22 @@
 """``pyops slot``: where each slot stands, what it keeps at the source, and how it is given up."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from pyops.cdc.postgres.capture import slot_name
-from pyops.cdc.postgres.changes import lsn_text
-from pyops.cdc.postgres.handshake import check_plugin
-from pyops.cdc.postgres.publication import Publications
-from pyops.cdc.postgres.slot import Server, Slot, drop_slot, lock_slot, look_at_server, look_at_slot
 from pyops.commands.cdc import captured_sources
 from pyops.commands.invocation import open_warehouse
 from pyops.config.project import Project
 from pyops.errors import PyopsError
 from pyops.records import Offset
-from pyops.sources.postgres.session import Session, connect
 from pyops.warehouse.protocol import CaptureChange, Commit
+
+if TYPE_CHECKING:  # where there is no slot, PostgreSQL's driver is not loaded: start-up time
+    from pyops.cdc.postgres.slot import Server, Slot
+    from pyops.sources.postgres.session import Session
 
 _SETTINGS = """
 SELECT
@@ -70,6 +71,12 @@ def lagging(project: Project, statuses: Sequence[SlotStatus], limit: int | None 
 
 def drop(project: Project, source: str) -> None:
     """Drops a source's slot and the publications that pyops created; what was landed stays."""
+    from pyops.cdc.postgres.capture import slot_name
+    from pyops.cdc.postgres.handshake import check_plugin
+    from pyops.cdc.postgres.publication import Publications
+    from pyops.cdc.postgres.slot import drop_slot, lock_slot, look_at_server, look_at_slot
+    from pyops.sources.postgres.session import connect
+
     [source] = captured_sources(project, [source], with_slot=True)
     warehouse = open_warehouse(project)
     state = warehouse.capture_state(source)
@@ -93,6 +100,10 @@ def _status(project: Project, source: str) -> SlotStatus:
     if offset is None or offset.status == "dropped":
         name = project.postgres(source).slot or ""
         return SlotStatus(source, name, problem=f"there is no slot yet: run pyops cdc {source}")
+    from pyops.cdc.postgres.changes import lsn_text
+    from pyops.cdc.postgres.slot import look_at_server, look_at_slot
+    from pyops.sources.postgres.session import connect
+
     status = SlotStatus(
         *(source, offset.slot),
         generation=offset.generation,

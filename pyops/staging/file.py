@@ -4,16 +4,17 @@ It holds ``rows`` (typed), ``dead_letters`` and ``run`` (whose it is). While the
 lock keeps others out of its file; so a file that can be opened belongs to a run that was killed.
 """
 
+from __future__ import annotations
+
 import fcntl
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import duckdb
-import pyarrow as pa
 
 from pyops.errors import DataError, OperationError, PyopsError, TransientError
 from pyops.failures import explained
@@ -24,6 +25,9 @@ from pyops.sql import identifier, literal
 from pyops.staging import memory
 from pyops.staging.columns import DEAD_LETTER, ColumnMapping, key_json, row_json, text_of, typed
 from pyops.staging.prefetch import Batches
+
+if TYPE_CHECKING:  # to look something up takes no Arrow: start-up time
+    import pyarrow as pa
 
 _T = TypeVar("_T")
 # Older versions of rows are few in one snapshot; more of them are rows of their own.
@@ -119,6 +123,8 @@ class Stage(AbstractContextManager["Stage"]):
         def land() -> None:
             # The warehouse is to be small; texts that are deleted at once are not worth the time.
             self.connection.execute("SET disabled_compression_methods = 'dict_fsst,zstd,fsst'")
+            import pyarrow as pa
+
             reader = pa.RecordBatchReader.from_batches(schema, prefetched)
             self.connection.register("arrived", reader)
             self.connection.execute(f"CREATE TABLE rows AS {typed(mappings, key)}")

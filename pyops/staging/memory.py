@@ -1,11 +1,16 @@
 """How much memory DuckDB gets for what is staged: as much as the widest rows need."""
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import duckdb
-import pyarrow as pa
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Enough for what is not read from a database; more would only be kept, not used.
 LEAST = 160_000_000

@@ -1,14 +1,17 @@
 """Reading ahead: a thread of its own makes the next items while the last one is used."""
 
+from __future__ import annotations
+
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Generic, TypeVar
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pyops.staging.memory import Width
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _T = TypeVar("_T")
 
@@ -54,7 +57,7 @@ class Prefetch(Generic[_T]):
             self._thread.join(timeout=0.1)
 
 
-class Batches(Prefetch[pa.RecordBatch]):
+class Batches(Prefetch["pa.RecordBatch"]):
     """Batches that are read ahead and counted; ``widened`` hears of wider rows before they come."""
 
     def __init__(

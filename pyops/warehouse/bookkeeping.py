@@ -5,6 +5,7 @@ from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import duckdb
 from duckdb import DuckDBPyConnection as Connection
 
 from pyops import records
@@ -49,12 +50,11 @@ def _insert(connection: Connection, table: str, *values: object) -> None:
 
 def version(connection: Connection) -> int:
     """The version of what is there, 0 for nothing; a newer one than ours is an OperationError."""
-    query = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'warehouse'"
-    tables = {name for (name,) in _all(connection, f"{query} AND schema_name = 'pyops'")}
-    if "bookkeeping" not in tables:
-        return int("runs" in tables)
-    newest = "SELECT coalesce(max(version), 1) FROM warehouse.pyops.bookkeeping"
-    found = int(_one(connection, newest))
+    try:
+        found = int(_one(connection, "SELECT coalesce(max(version), 1) FROM warehouse.pyops.bookkeeping"))
+    except duckdb.CatalogException:  # before there were versions, or before there was anything
+        runs = "SELECT count(*) FROM duckdb_tables() WHERE database_name = 'warehouse'"
+        return int(_one(connection, f"{runs} AND schema_name = 'pyops' AND table_name = 'runs'"))
     if found > VERSION:
         raise OperationError(
             f"the warehouse was made by a newer pyops: its bookkeeping has version {found}, this pyops knows {VERSION}",
