@@ -25,14 +25,8 @@ _log = logging.getLogger(__name__)
 class Changes(ChangeSource):
     """The tables of one source."""
 
-    def __init__(
-        self,
-        project: Project,
-        source: str,
-        *,
-        again: Table | None = None,
-        **_: object,  # there is nothing to wait for, and nothing to show
-    ) -> None:
+    # There is nothing to wait for and nothing to show: other options are ignored.
+    def __init__(self, project: Project, source: str, *, again: Table | None = None, **_: object) -> None:
         if again is not None:
             raise UsageError(
                 f"{again} is landed from files of events: there is nothing to copy",
