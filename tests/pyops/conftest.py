@@ -95,9 +95,8 @@ def close_sessions(*, keep: str = "") -> None:
         _sessions.pop(dsn).close()
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """A running server that ends with the session."""
+@contextmanager
+def _running_server() -> Iterator[Server]:
     # Not tmp_path: sockets want short paths, and where root runs this, pgserver must get in.
     folder = Path(tempfile.mkdtemp(prefix="pyops-test-"))
     folder.chmod(0o711)
@@ -109,6 +108,20 @@ def server() -> Iterator[Server]:
         close_sessions()
         server.remove()
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A running server that ends with the session."""
+    with _running_server() as running:
+        yield running
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """A server of the test's own, to be stopped."""
+    with _running_server() as running:
+        yield running
 
 
 def _database(server: Server, options: str) -> Iterator[str]:

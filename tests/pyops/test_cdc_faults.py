@@ -5,12 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -245,20 +243,6 @@ def test_following_lands_what_comes_and_ends_with_a_signal(project: Project, sql
     os.kill(command.pid, signal.SIGTERM)
     code, output = command.end()
     is_stopped_cleanly(code, output, signal.SIGTERM)
-
-
-@pytest.fixture
-def own_server() -> Iterator[Server]:
-    """A server of the test's own, to be stopped."""
-    folder = Path(tempfile.mkdtemp(prefix="pyops-test-"))
-    folder.chmod(0o711)
-    server = Server(folder / "data")
-    try:
-        server.start(UNSAFE)
-        yield server
-    finally:
-        server.remove()
-        shutil.rmtree(folder)
 
 
 def test_a_server_that_restarts_loses_nothing(own_server: Server, tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,20 +112,6 @@ def test_slots_of_two_databases_with_one_name_of_a_source_are_two(lab: Lab, sql:
         "SELECT slot_name::text, database::text FROM pg_replication_slots WHERE database = current_database()"
     )
     assert name == f"pyops_{database}_src"
-
-
-@pytest.fixture
-def own_server() -> Iterator[Server]:
-    """A server of the test's own, to be stopped."""
-    folder = Path(tempfile.mkdtemp(prefix="pyops-test-"))
-    folder.chmod(0o711)
-    server = Server(folder / "data", INSTALLED)
-    try:
-        server.start(UNSAFE)
-        yield server
-    finally:
-        server.remove()
-        shutil.rmtree(folder)
 
 
 def test_source_that_was_rolled_back_is_refused_until_somebody_acts(own_server: Server, tmp_path: Path) -> None:
