@@ -27,7 +27,7 @@ from pyops.warehouse.committing import Committing
 from pyops.warehouse.duckdb import DuckDBWarehouse
 from pyops.warehouse.recording import Recording
 from tests.pyops.change_log import at_source, current
-from tests.pyops.conftest import UNSAFE, Lab, Sql, execute
+from tests.pyops.conftest import INSTALLED, UNSAFE, Lab, Sql, execute
 from tests.pyops.test_faults import Project, at, die, halted, is_stopped_cleanly, nobody_reads, project, wait_for
 
 __all__ = ["project"]  # a fixture
@@ -314,10 +314,12 @@ def test_a_slot_that_the_server_gave_up_stops_the_run(own_server: Server, tmp_pa
         sql("SELECT pg_switch_wal()::text")
         sql("CHECKPOINT")
     assert slot_status(load(project.directory))[0].problem == "slot pyops_postgres_src was lost"
+    # The reason is in the catalog of later versions only.
+    why = "wal_removed" if INSTALLED is None else "the source's log was needed for something else"
     for _ in range(2):
         code, output = cdc(project)
         assert code == 1
-        assert "slot pyops_postgres_src was lost (wal_removed): changes since were not kept" in output
+        assert f"slot pyops_postgres_src was lost ({why}): changes since were not kept" in output
         assert "pyops slot drop src, then pyops cdc src" in output
     assert project.start("drop", "src", command="slot").end()[0] == 0
     assert cdc(project)[0] == 0
