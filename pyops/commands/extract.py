@@ -12,7 +12,7 @@ from pyops.quality.validate import validate
 from pyops.records import GateResult, Run
 from pyops.sources.protocol import Plan, Request, Source, open_source
 from pyops.staging.file import discard, kept
-from pyops.warehouse.protocol import Commit, TableState, Whole
+from pyops.warehouse.protocol import Commit, TableState
 from pyops.warehouse.recording import Recording
 
 
@@ -111,20 +111,19 @@ class _Extracting:
         with invocation.stage(recording) as stage:
             staged = source.stage(plan, stage, progress)
             recording.note(rows_read=staged.rows_read, bytes_read=staged.bytes_read, null_cursors=staged.null_cursors)
-            self._discard_staged(table, staged.commit)
+            asked = self.request.days
+            days = (str(asked.first), str(asked.last)) if asked else None
+            self._discard_staged(table, days)
             if self.stage_only:
                 recording.note(rows_dead_lettered=stage.dead_letters)
-                asked = self.request.days
-                days = (str(asked.first), str(asked.last)) if asked else None
                 stage.keep(recording.end("staged"), replace(staged.commit, days=days).to_json())
                 return
             validate(recording, stage, table, staged.commit, recent_rows=state.recent_rows)
             recording.commit(stage, staged.commit)
 
-    def _discard_staged(self, table: Table, commit: Commit) -> None:
-        """Deletes what was staged before in the place of the same rows and never published."""
-        scope = commit.writes[0].scope
+    def _discard_staged(self, table: Table, days: tuple[str, str] | None) -> None:
+        """Deletes what was staged before and never published, unless it is of other days."""
         for path, old, load in kept(self.invocation.staging):
             mine = (old.source, old.table_name) == (table.source, table.name)
-            if mine and Commit.from_json(load).writes[0].scope in {scope, Whole(swap=True)}:
+            if mine and (days is None or Commit.from_json(load).days in {None, days}):
                 discard(self.invocation.staging, [path])

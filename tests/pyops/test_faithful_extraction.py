@@ -429,3 +429,25 @@ def test_dates_before_the_year_1_are_refused_as_those_of_a_database_are(tmp_path
     pq.write_table(pa.table({"d": pa.array([-800_000, 0], pa.date32())}), tmp_path / "in/a.parquet")
     with pytest.raises(DataError, match=r"in/a\.parquet: a date is before the year 1"):
         lab.extract_files({"t": {"path": "in/*.parquet", "format": "parquet", "mode": "full"}})
+
+
+def test_newer_load_of_files_takes_the_place_of_one_that_waits(tmp_path: Path) -> None:
+    """Behaviour 69: both have the first file, so that one of them could never be published."""
+    lab = Lab(tmp_path, "")
+    table = {"t": {**DAILY, "types": {"id": "INTEGER"}}}
+    for day in (1, 2):
+        lab.put(f"in/2024-01-0{day}.jsonl", f'{{"id": {day}}}\n')
+        lab.extract_files(table, stage_only=True)
+    project = lab.configure_files(table)
+    assert [item.error for item in publish(project)] == [None]
+    assert (ids(lab), publish(project)) == ([1, 2], [])
+
+
+def test_mask_reaches_a_day_that_was_landed_before_all_others(tmp_path: Path) -> None:
+    """Behaviour 58: the first load of a table may be one of some days."""
+    lab = Lab(tmp_path, "")
+    for day in (1, 2):
+        lab.put(f"in/2024-01-0{day}.jsonl", '{"v": "secret"}\n')
+    lab.extract_files({"t": DAILY}, days=Days(date(2024, 1, 1), date(2024, 1, 1)))
+    lab.extract_files({"t": {**DAILY, "mask": ["v"]}})
+    assert lab.rows("SELECT count(*), count(*) FILTER (v = 'secret') FROM raw.t") == [(2, 0)]

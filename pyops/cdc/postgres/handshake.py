@@ -114,7 +114,7 @@ def start(opened: Opened, server: Server, capture: CaptureState, states: Mapping
     keys = {table.name: opened.key(table) for table in opened.facts}
     if not keys.items() <= capture.keys.items():
         yield from opened.noted(opened.offset, keys=keys)
-    yield from leave(opened, states, releases=not opened.tables or len(opened.facts) == len(opened.tables))
+    yield from leave(opened, states, releases=len(opened.facts) == len(opened.tables))
 
 
 def make_slot(opened: Opened, before: Offset | None, server: Server, *, newest: int) -> Iterator[Chunk]:

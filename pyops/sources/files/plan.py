@@ -45,7 +45,7 @@ class FilesPlan(Plan):
 def plan(table: Table, found: Found, state: TableState, request: Request, *, salt: str = "") -> FilesPlan:
     """Chooses files: those of the days asked for, or those that are new or have changed."""
     config = table.files
-    landed_as = state.landed_as if request.days else table.landed_as(salt)
+    landed_as = state.landed_as if request.days and state.columns else table.landed_as(salt)
     signatures = {file.name: (file.size, file.changed_ns) for file in found}
     # Rows that were landed by another configuration are read again.
     chosen, known = list(found), dict(state.files) if state.landed_as in {None, table.landed_as(salt)} else {}

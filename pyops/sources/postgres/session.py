@@ -95,8 +95,8 @@ class Session(AbstractContextManager["Session"]):
             self.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             self.query("SET LOCAL lock_timeout = '500ms'")
             try:
-                for lock in [", ".join(names)] if names else []:
-                    self.query(f"LOCK TABLE {lock} IN ACCESS SHARE MODE")
+                if names:
+                    self.query(f"LOCK TABLE {', '.join(names)} IN ACCESS SHARE MODE")
             except TransientError:
                 if time.monotonic() > deadline:
                     break
