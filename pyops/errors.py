@@ -4,6 +4,7 @@
     ├── UsageError                exit 2: the command line or the configuration is wrong
     ├── OperationError            a server, a disk or a lock stands in the way
     │   └── TransientError        the same call may succeed in a moment: retry it
+    │       └── BusyError         another run does the same just now
     ├── SchemaChangeError         the source's columns are not what the target's policy allows
     └── DataError                 rows that cannot be landed as the configuration asks
         └── GateError             staged rows that do not pass the gates of their table
@@ -42,6 +43,10 @@ class OperationError(PyopsError):
 
 class TransientError(OperationError):
     """An operation that failed for a reason that may be gone in a moment."""
+
+
+class BusyError(TransientError):
+    """Another run does the same work just now: nothing has failed, and nothing was done."""
 
 
 class SchemaChangeError(PyopsError):

@@ -44,7 +44,8 @@ class Run:
     table_name: str | None
     mode: str | None
     write_pattern: str | None
-    status: str  # succeeded, failed, rejected (by a gate), staged, cancelled, killed or planned
+    # succeeded, failed, rejected (by a gate), refused (another is at it), staged, cancelled, killed or planned
+    status: str
     started_at: datetime | None
     finished_at: datetime | None = None
     seconds: float = 0.0
@@ -147,6 +148,7 @@ class Offset:
     lsn: int = 0  # every transaction whose commit record is before it has been landed
     committed_at: datetime | None = None
     caught_up_at: datetime | None = None  # what was committed until then has been landed
+    committed_lsn: int | None = None  # the end of the last commit; None of one that an older pyops has landed
 
 
 @dataclass(frozen=True)
@@ -161,3 +163,5 @@ class Captured:
     snapshot: str  # the ``pg_snapshot`` its rows were copied in
     snapshot_lsn: int  # their ``_lsn``
     handoff_lsn: int  # every transaction visible there was committed before it
+    left_out: tuple[str, ...] = ()  # columns there were that were not copied
+    leaves: tuple[int, ...] | None = None  # the oids of its partitions; None where an older pyops has copied it

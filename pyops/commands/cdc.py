@@ -2,17 +2,18 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
 
 from pyops.commands.invocation import Invocation, open_warehouse
-from pyops.config.project import Project
+from pyops.config.project import Project, Table
 from pyops.errors import Outcome, PyopsError, TransientError, UsageError
 from pyops.progress import Listener
 from pyops.records import Run
 from pyops.sources.protocol import ChangeSource, Chunk, open_changes
+from pyops.warehouse.protocol import CaptureState, TableState
 from pyops.warehouse.recording import Recording
 
 _log = logging.getLogger(__name__)
@@ -97,9 +98,12 @@ def _opened(invocation: Invocation, source: str, **options: object) -> ChangeSou
 
 def _started(invocation: Invocation, source: str, changes: ChangeSource) -> Iterator[Chunk]:
     """The chunks of a start, given what the warehouse knows."""
-    state = invocation.warehouse.capture_state(source)
-    tables = invocation.project.cdc_tables(source)
-    yield from changes.start(state, invocation.warehouse.states(tables))
+
+    def look() -> tuple[CaptureState, Mapping[Table, TableState]]:
+        warehouse = invocation.warehouse
+        return warehouse.capture_state(source), warehouse.states(invocation.project.cdc_tables(source))
+
+    yield from changes.start(look)
 
 
 def _landed(invocation: Invocation, source: str, chunks: Iterator[Chunk]) -> Capture:

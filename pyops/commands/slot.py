@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 from pyops.commands.cdc import captured_sources
 from pyops.commands.invocation import open_warehouse
 from pyops.config.project import Project
-from pyops.errors import PyopsError
+from pyops.errors import OperationError, PyopsError
 from pyops.records import Offset
+from pyops.sql import literal
 from pyops.warehouse.protocol import CaptureChange, Commit
 
 if TYPE_CHECKING:  # where there is no slot, PostgreSQL's driver is not loaded: start-up time
@@ -55,15 +57,29 @@ class SlotStatus:
 
 
 def slot_status(project: Project, names: Sequence[str] = ()) -> list[SlotStatus]:
-    """Looks the slots of cdc sources up, at the source and in the warehouse."""
-    return [_status(project, name) for name in captured_sources(project, names, with_slot=True)]
+    """Looks the slots of cdc sources up, at the source and in the warehouse; and those of sources that are gone."""
+    left = [offset for name, offset in _left(project).items() if not names or name in names]
+    known = [name for name in names if name not in _left(project)]
+    configured = captured_sources(project, known, with_slot=True) if known or not names else []
+    gone = "it is not in pyops.yml any more, and the source keeps its log for this slot: pyops slot drop {}"
+    return [
+        *(_status(project, name) for name in configured),
+        *(SlotStatus(x.source, x.slot, x.generation, problem=gone.format(x.source)) for x in left),
+    ]
+
+
+def _left(project: Project) -> dict[str, Offset]:
+    """The captures of sources that left the configuration and have a slot still."""
+    offsets = open_warehouse(project).rows(Offset, "status <> 'dropped'")
+    return {offset.source: offset for offset in offsets if offset.source not in project.config.sources}
 
 
 def lagging(project: Project, statuses: Sequence[SlotStatus], limit: int | None = None) -> list[SlotStatus]:
     """Those further behind than ``limit``, or than their source's ``fail_if_lag``; or at fault."""
     found = []
     for status in statuses:
-        most = limit if limit is not None else project.postgres(status.source).fail_if_lag
+        is_configured = status.source in project.config.sources
+        most = project.postgres(status.source).fail_if_lag if limit is None and is_configured else limit
         if most is not None and (status.problem or (status.lag_bytes or 0) > most):
             found.append(status)
     return found
@@ -73,14 +89,15 @@ def drop(project: Project, source: str) -> None:
     """Drops a source's slot and the publications that pyops created; what was landed stays."""
     from pyops.cdc.postgres.capture import slot_name
     from pyops.cdc.postgres.handshake import check_plugin
-    from pyops.cdc.postgres.publication import Publications
+    from pyops.cdc.postgres.publication import Publications, own_names
     from pyops.cdc.postgres.slot import drop_slot, lock_slot, look_at_server, look_at_slot
     from pyops.sources.postgres.session import connect
 
-    [source] = captured_sources(project, [source], with_slot=True)
     warehouse = open_warehouse(project)
     state = warehouse.capture_state(source)
-    with connect(project.dsn(source), name=source) as session:
+    server_of = _reachable_by(project, left) if (left := _left(project).get(source)) else source
+    [server_of] = captured_sources(project, [server_of], with_slot=True)
+    with connect(project.dsn(server_of), name=source) as session:
         used = state.offset if state.offset and state.offset.status != "dropped" else None
         name = used.slot if used else slot_name(project, source, session, None)
         lock_slot(session, name)
@@ -88,11 +105,32 @@ def drop(project: Project, source: str) -> None:
         if (slot := look_at_slot(session, name)) is not None:
             check_plugin(source, slot)
             drop_slot(session, name)
-        Publications.of(project, source, session, version=server.version).drop()
+        if left:  # whether they were ours, their names tell
+            names, own = tuple(left.publications), own_names(source)
+            Publications(session, source, names, are_ours=set(names) == set(own), version=server.version).drop()
+        else:
+            Publications.of(project, source, session, version=server.version).drop()
     if state.offset is not None:
         dropped = replace(state.offset, status="dropped")
         change = CaptureChange(dropped, state.offset, forgets=tuple(state.tables))
         warehouse.commit(None, Commit(capture=change))
+
+
+def _reachable_by(project: Project, left: Offset) -> str:
+    """A configured source whose server has the slot of one that left."""
+    from pyops.cdc.postgres.slot import look_at_server, look_at_slot
+    from pyops.sources.postgres.session import connect
+
+    for name in captured_sources(project, with_slot=True):
+        with suppress(PyopsError), connect(project.dsn(name), name=name, attempts=1) as session:
+            slot = look_at_slot(session, left.slot)
+            if slot and slot.is_here and look_at_server(session).system_id == left.system_id:
+                return name
+    raise OperationError(
+        f"{left.source}: no source in pyops.yml is on the server and database of its slot {left.slot}",
+        hint="name it again in pyops.yml, with a table of mode cdc; or drop it there:"
+        f" SELECT pg_drop_replication_slot({literal(left.slot)});",
+    )
 
 
 def _status(project: Project, source: str) -> SlotStatus:

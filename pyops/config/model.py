@@ -258,9 +258,12 @@ class PostgresTable(TableConfig):
     lookback: Lookback | None = None
     timezone: str | None = None
     on_null_cursor: Literal["include", "fail"] | None = None
+    column_list: bool = False
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
+        if self.column_list and self.mode != "cdc":
+            yield f"column_list means nothing to mode {self.mode}: its query asks for the columns that are landed"
         if self.mode == "incremental" and self.cursor is None:
             yield "mode incremental needs a cursor: the column that grows with every change"
         if self.mode != "incremental" and (self.cursor or self.lookback or self.on_null_cursor):

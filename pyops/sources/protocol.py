@@ -106,6 +106,10 @@ class Chunk:
     landed: Run | None = None
 
 
+# What the warehouse knows of a source's capture and of its tables, at the moment it is asked.
+Look = Callable[[], tuple[CaptureState, Mapping[Table, TableState]]]
+
+
 class ChangeSource(AbstractContextManager["ChangeSource"]):
     """Tables whose changes are landed; a context manager that holds its connections.
 
@@ -117,7 +121,7 @@ class ChangeSource(AbstractContextManager["ChangeSource"]):
         self.close()
 
     @abstractmethod
-    def start(self, capture: CaptureState, states: Mapping[Table, TableState]) -> Iterator[Chunk]:
+    def start(self, look: Look) -> Iterator[Chunk]:
         """Gets ready to follow the tables: copies those that are new, checks the others."""
 
     @abstractmethod

@@ -126,7 +126,7 @@ def _last_run(connection: Connection, table: TableId) -> Run | None:
     """A table's last run; for a log that follows its source's stream, the stream's, with the table's own rows."""
     who = (table.source, table.name)
     follows = _one(connection, f"SELECT count(*) FROM warehouse.pyops.cdc_tables WHERE {_MINE}", *who)
-    condition = "source = ? AND (table_name = ? OR table_name IS NULL AND mode = ?)"
+    condition = "source = ? AND (table_name = ? OR table_name IS NULL AND mode = ?) AND status <> 'refused'"
     found = rows(connection, Run, condition, *who, "cdc" if follows else None, order="started_at DESC LIMIT 1")
     if not found or found[0].table_name:
         return found[0] if found else None
@@ -150,15 +150,13 @@ def capture_state(connection: Connection, source: str) -> CaptureState:
         return CaptureState(newest_generation=newest)
     tables = _all(
         connection,
-        "SELECT table_name, generation, relation_oid, membership_oid, columns, snapshot,"
-        " snapshot_lsn, handoff_lsn FROM warehouse.pyops.cdc_tables"
+        "SELECT table_name, generation, relation_oid, membership_oid, columns, snapshot, snapshot_lsn, handoff_lsn,"
+        " coalesce(left_out, []), leaves FROM warehouse.pyops.cdc_tables"
         " WHERE source = ? AND generation = ?",
         *(source, offset.generation),
     )
-    captured = {
-        name: records.Captured(name, generation, oid, member, tuple(columns), *snapshot)
-        for name, generation, oid, member, columns, *snapshot in tables
-    }
+    found: list[list[Any]] = [[tuple(value) if isinstance(value, list) else value for value in row] for row in tables]
+    captured = {row[0]: records.Captured(*row) for row in found}
     return CaptureState(offset, captured, log_keys(connection, source), newest)
 
 
@@ -322,13 +320,14 @@ def resolve_dead_letters(connection: Connection, run: Run | None, replayed: Sequ
 def store_capture(connection: Connection, load_id: int, change: protocol.CaptureChange) -> None:
     source = change.offset.source
     connection.execute("DELETE FROM warehouse.pyops.cdc_offsets WHERE source = ?", [source])
-    _insert(connection, "cdc_offsets", *vars(change.offset).values(), utc_now())
+    *place, committed_lsn = vars(change.offset).values()
+    _insert(connection, "cdc_offsets", *place, utc_now(), committed_lsn)
     if gone := [*change.forgets, *(table.name for table in change.tables)]:
         delete = "DELETE FROM warehouse.pyops.cdc_tables WHERE source = ?"
         connection.execute(f"{delete} AND table_name IN (SELECT unnest(?))", [source, gone])
     for table in change.tables:
-        values = [list(v) if isinstance(v, tuple) else v for v in vars(table).values()]
-        _insert(connection, "cdc_tables", source, *values, load_id)
+        *copied, left_out, leaves = [list(v) if isinstance(v, tuple) else v for v in vars(table).values()]
+        _insert(connection, "cdc_tables", source, *copied, load_id, left_out, leaves)
     known = log_keys(connection, source)
     for name, key in change.keys.items():
         if name in known:

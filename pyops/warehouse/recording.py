@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pyops.errors import GateError, PyopsError
+from pyops.errors import BusyError, GateError, PyopsError
 from pyops.records import GateResult, Run, ended
 from pyops.staging.file import Stage, discard, sweep
 from pyops.warehouse.protocol import Commit, Warehouse
@@ -68,7 +68,7 @@ class Recorder:
             self._fail(recording, "rejected", str(error))
             raise
         except PyopsError as error:
-            self._fail(recording, "failed", str(error))
+            self._fail(recording, "refused" if isinstance(error, BusyError) else "failed", str(error))
             raise
         except BaseException as error:
             self._fail(recording, "failed", type(error).__name__)

@@ -100,7 +100,7 @@ class CorruptError(Exception):
 
 @dataclass
 class Reference:
-    """Decodes messages one by one; ``keys`` names the key of relations that are FULL."""
+    """Decodes messages one by one; ``keys`` names the key of relations that do not name it."""
 
     keys: Mapping[int, Sequence[str]] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
@@ -208,7 +208,8 @@ class Reference:
                 case b"u":
                     values.append(...)
                 case b"t":
-                    values.append(self._decoded(self._take(self._number(4, signed=True))))
+                    content = self._take(self._number(4, signed=True))
+                    values.append(content.decode(errors="surrogateescape"))  # of an old row that is not landed
                 case _:
                     raise CorruptError("kind of value")
         return values
@@ -218,6 +219,8 @@ class Reference:
             attribute.name for attribute, value in zip(described.attributes, values, strict=True) if value is ...
         )
         texts = tuple(value if isinstance(value, str) else None for value in values)
+        for text in texts:
+            self._decoded((text or "").encode(errors="surrogateescape"))
         at = EPOCH + timedelta(microseconds=self._time)
         self.events.append(Event(described, op, self._lsn, self._seq, self._xid, at, unchanged, texts))
         self._seq += 1
@@ -250,10 +253,9 @@ class Reference:
         if marker == b"O":
             new = [before if value is ... else value for before, value in zip(old, new, strict=True)]
         keys = self.keys.get(described.oid, ())
-        is_key = [
-            attribute.name in keys if described.identity == "f" else attribute.is_key
-            for attribute in described.attributes
-        ]
+        is_key = [attribute.is_key and described.identity != "f" for attribute in described.attributes]
+        if not any(is_key):
+            is_key = [attribute.name in keys for attribute in described.attributes]
         if any(
             key and value is not ... and before != value for key, before, value in zip(is_key, old, new, strict=True)
         ):

@@ -8,13 +8,17 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pyops.cdc.postgres import capture as capture_module
 from pyops.cdc.postgres import slot
+from pyops.cdc.postgres import stream as stream_module
 from pyops.cdc.postgres.publication import Publications
 from pyops.cdc.postgres.stream import StagedChanges
 from pyops.commands.cdc import capture
@@ -131,7 +135,7 @@ def test_kills_under_traffic_end_in_the_source(project: Project, sql: Sql, serve
     first = list(FIRST.values())
     moments = [first[2], first[6], first[8], *chance.choices(list(STREAM.values()), k=9)]
     pgbench = subprocess.Popen(
-        [server.bin_path / "pgbench", "-n", "-f", script, "-c", "4", "-T", "60", "-R", "300",
+        [server.bin_path / "pgbench", "-n", "-f", script, "-c", "4", "-T", "300", "-R", "300",
          project.dsn],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -158,7 +162,7 @@ def test_a_copy_and_the_stream_fit_together_under_traffic(lab: Lab, sql: Sql, se
     script.write_text(TRAFFIC)
     script.chmod(0o644)
     pgbench = subprocess.Popen(
-        [server.bin_path / "pgbench", "-n", "-f", script, "-c", "4", "-T", "60", lab.dsn],
+        [server.bin_path / "pgbench", "-n", "-f", script, "-c", "4", "-T", "300", lab.dsn],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -177,23 +181,51 @@ def test_a_copy_and_the_stream_fit_together_under_traffic(lab: Lab, sql: Sql, se
     assert copies[0][0] >= 4
 
 
+def hurry() -> None:
+    capture_module.TURN = timedelta(seconds=0.1)
+
+
 def test_a_rival_is_refused_while_another_run_is_on(project: Project, sql: Sql) -> None:
-    """Behaviour 30: in one line, with exit code 1, also between two chunks."""
+    """Behaviour 30: in one line, once it has waited, also between two chunks."""
     sql("CREATE TABLE t (id integer PRIMARY KEY, v integer)")
     project.set_up(CDC)
     assert cdc(project)[0] == 0
     sql("INSERT INTO t VALUES (1, 1)")
-    for owner, name in ((StagedChanges, "writes"), ("pyops.cdc.postgres.stream", "advance_slot")):
+    for owner, name, expected, said in (
+        (StagedChanges, "writes", 1, "another run is landing the changes of slot pyops_"),
+        ("pyops.cdc.postgres.stream", "advance_slot", 0, "another run has landed its changes"),
+    ):
         with halted(project, owner, name, command="cdc") as (command, released):
-            code, output = cdc(project)
-            assert code == 1
-            assert "another run is landing the changes of slot pyops_" in output
+            code, output = cdc(project, hook=hurry)
+            assert code == expected
+            assert said in output
             assert "Traceback" not in output
             released.set()
             assert command.end()[0] == 0
         sql("INSERT INTO t SELECT max(id) + 1 FROM t")
     assert cdc(project)[0] == 0
     same(project)
+
+
+def test_a_run_beside_one_that_follows_waits_until_that_has_landed_what_there_was(project: Project, sql: Sql) -> None:
+    """Behaviour 30: and ends with 0; one whose rival ends meanwhile goes on by itself."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v integer)")
+    project.set_up(CDC)
+    following = project.start("--follow", "--interval", "50ms", command="cdc", hook=move_at_once)
+    wait_for(lambda: sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(1,)], "it follows")
+    sql("INSERT INTO t VALUES (1, 1)")
+    code, output = cdc(project)
+    assert (code, "another run has landed its changes" in output) == (0, True)
+    waiting = project.start("t", command="snapshot")
+    time.sleep(1)
+    os.kill(following.pid, signal.SIGTERM)
+    following.end()
+    assert waiting.end()[0] == 0
+    same(project)
+
+
+def move_at_once() -> None:
+    stream_module.IDLE_SECONDS = 0.1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -118,10 +118,29 @@ def test_a_table_that_was_made_again_is_copied_again_and_no_other(lab: Lab, sql:
 
 
 @pytest.mark.usefixtures("table")
-def test_a_column_is_excluded_later(lab: Lab, sql: Sql) -> None:
-    """Behaviour 43: the table joins its publication anew, under other columns."""
+def test_a_column_is_excluded_later_and_landed_again(lab: Lab, sql: Sql) -> None:
+    """Behaviours 43 and 62: the source's own ALTER TABLE goes on; values from before need another copy."""
     lab.capture(CDC)
     hidden = {"t": {"mode": "cdc", "exclude": ["w"]}}
+    lab.capture(hidden)
+    sql("INSERT INTO t VALUES (3, 3, 'hidden')")
+    sql("ALTER TABLE t ALTER COLUMN v TYPE bigint, ADD COLUMN x integer DEFAULT 7")
+    sql("INSERT INTO t VALUES (4, 4, 'hidden', 8)")
+    lab.capture(hidden)
+    assert ops(lab, "t") == "rrcc"
+    assert lab.rows("SELECT count(w) FROM raw.t__changes WHERE _op = 'c'") == [(0,)]
+    snapshot(lab.configure(hidden), "t").raise_for_error()
+    sql("ALTER TABLE t DROP COLUMN x")
+    lab.capture(CDC)
+    assert ops(lab, "t") == "rrcctrrrrtrrrr"
+    assert [row["w"] for row in current(lab, "t")][2:] == ["hidden", "hidden"]
+
+
+@pytest.mark.usefixtures("table")
+def test_a_column_is_excluded_later_by_a_column_list(lab: Lab, sql: Sql) -> None:
+    """Behaviour 43: the table joins its publication again, under other columns."""
+    lab.capture(CDC)
+    hidden = {"t": {"mode": "cdc", "exclude": ["w"], "column_list": True}}
     lab.capture(hidden)
     assert sql("SELECT array_to_string(attnames, ',') FROM pg_publication_tables") == [("id,v",)]
     sql("INSERT INTO t VALUES (3, 3, 'hidden')")

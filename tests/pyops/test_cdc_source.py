@@ -16,6 +16,7 @@ from pyops.cdc.postgres.slot import Slot, await_transactions, look_at_server, lo
 from pyops.commands import slot as slots
 from pyops.commands.cdc import Capture, capture
 from pyops.commands.snapshot import snapshot
+from pyops.commands.status import status
 from pyops.demo.server import Server
 from pyops.errors import OperationError, PyopsError, TransientError, UsageError
 from pyops.staging.file import Stage
@@ -191,14 +192,20 @@ def test_other_tables_do_not_hold_the_log_back(lab: Lab, sql: Sql, dsn: str) -> 
 
 
 @pytest.mark.usefixtures("table")
-def test_two_runs_at_once_are_refused_also_between_two_pieces(lab: Lab, sql: Sql, connect: Connect) -> None:
-    """Behaviour 30: the lock is the source's, and lasts as long as the run."""
+def test_second_run_waits_and_is_refused_also_between_two_pieces(
+    lab: Lab, sql: Sql, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviour 30: the lock is the source's, and lasts as long as the run; no table has failed by that."""
+    monkeypatch.setattr("pyops.cdc.postgres.capture.TURN", timedelta(seconds=1))
     lab.capture(CDC)
+    sql("INSERT INTO t VALUES (3, 'c')")
     holder = connect()
     with holder.cursor() as cursor:
         cursor.execute(f"SELECT pg_advisory_lock(hashtext('pyops cdc'), hashtext({OURS}))::text")
         cursor.fetchall()
     _fails(lab, CDC, "another run is landing the changes", "wait")
+    assert status(lab.configure(CDC))[0].last_status == "succeeded"
+    assert lab.rows("SELECT count(*) FROM pyops.runs WHERE status = 'refused'") == [(1,)]
     holder.rollback()
     holder.close()
     lab.capture(CDC)
@@ -298,11 +305,16 @@ def test_every_replica_identity_lands(lab: Lab, sql: Sql, identity: str, expecte
 @pytest.mark.parametrize(
     ("setup", "table", "said"),
     [
-        ("ALTER TABLE t REPLICA IDENTITY FULL", {"exclude": ["v"]}, "REPLICA IDENTITY is FULL"),
+        ("ALTER TABLE t REPLICA IDENTITY FULL", {"exclude": ["v"], "column_list": True}, "REPLICA IDENTITY is FULL"),
         (
             "CREATE UNIQUE INDEX i ON t (w); ALTER TABLE t REPLICA IDENTITY USING INDEX i",
             {"exclude": ["w"]},
             "column w identifies its rows",
+        ),
+        (
+            "CREATE UNIQUE INDEX i ON t (w); ALTER TABLE t REPLICA IDENTITY USING INDEX i",
+            {"primary_key": ["id"]},
+            "do not name the row by its key (id)",
         ),
         ("ALTER TABLE t SET UNLOGGED", {}, "PostgreSQL has no changes of it"),
         ("DROP TABLE t; CREATE VIEW t AS SELECT 1 AS id", {}, "PostgreSQL has no changes of it"),
@@ -363,7 +375,7 @@ def test_a_named_publication_must_publish_what_is_needed(lab: Lab, sql: Sql) -> 
     sql("ALTER PUBLICATION ours SET (publish = 'insert, update, delete, truncate')")
     _fails(lab, CDC, "is in none of the publications", "ADD TABLE", **named)
     sql("ALTER PUBLICATION ours ADD TABLE t")
-    hidden = {"t": {"mode": "cdc", "exclude": ["v"]}}
+    hidden = {"t": {"mode": "cdc", "exclude": ["v"], "column_list": True}}
     _fails(lab, hidden, "sends columns that are to be left out: v", "column list", **named)
     sql("ALTER PUBLICATION ours SET TABLE t (id)")
     lab.capture(hidden, **named)
@@ -484,13 +496,15 @@ def test_a_slot_of_another_project_is_not_taken_over(lab: Lab, sql: Sql) -> None
 
 
 @pytest.mark.usefixtures("table")
-def test_excluded_columns_never_leave_the_source_and_masked_ones_only_hashed(lab: Lab, sql: Sql) -> None:
-    """Behaviour 43: an excluded one is absent from the column list; copy and stream hash alike."""
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_excluded_columns_are_never_landed_and_masked_ones_only_hashed(lab: Lab, sql: Sql, is_listed: bool) -> None:
+    """Behaviour 43: a column list keeps excluded ones at the source; copy and stream hash alike."""
     sql("ALTER TABLE t ADD COLUMN secret text DEFAULT 'hidden'")
     sql("UPDATE t SET v = 'same'")
-    tables = {"t": {"mode": "cdc", "exclude": ["secret"], "mask": ["v"]}}
+    tables = {"t": {"mode": "cdc", "exclude": ["secret"], "mask": ["v"], "column_list": is_listed}}
     lab.capture(tables, mask_salt="salt")
-    assert sql("SELECT array_to_string(attnames, ',') FROM pg_publication_tables") == [("id,v",)]
+    if is_listed:
+        assert sql("SELECT array_to_string(attnames, ',') FROM pg_publication_tables") == [("id,v",)]
     sql("INSERT INTO t VALUES (3, 'same', 'hidden')")
     lab.capture(tables, mask_salt="salt")
     rows = current(lab, "t")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from pyops.cdc.postgres.publication import default_name
 from pyops.commands import slot
 from pyops.demo.server import Server
 from tests.pyops.change_log import current
-from tests.pyops.conftest import INSTALLED, UNSAFE, Lab, Sql, execute, needs_18
+from tests.pyops.conftest import INSTALLED, UNSAFE, Connect, Lab, Sql, execute, needs_18
 
 CDC: dict[str, dict[str, Any]] = {"t": {"mode": "cdc"}}
 
@@ -188,7 +191,7 @@ def test_columns_are_left_out_only_where_no_leaf_needs_them(lab: Lab, sql: Sql, 
         sql(statement)
     sql("INSERT INTO t (id, v) VALUES (1, 1)" if "VIRTUAL" in shape[0] else "INSERT INTO t VALUES (1, 1, 1)")
     with pytest.raises(OperationError, match="would refuse every update"):
-        lab.capture({"t": {"mode": "cdc", "exclude": ["w"]}})
+        lab.capture({"t": {"mode": "cdc", "exclude": ["w"], "column_list": True}})
     sql("UPDATE t SET v = 2")
 
 
@@ -249,3 +252,201 @@ def test_long_names_of_slots_are_cut_and_still_told_apart() -> None:
     assert one != other
     assert max(len(one), len(other)) <= 57
     assert default_name("Shop-1") == "pyops_shop_1"
+
+
+def test_partitions_that_come_or_go_with_rows_are_copied_and_empty_ones_are_not(lab: Lab, sql: Sql) -> None:
+    """Behaviour 64: the stream has no row that a partition had before it was one, and no delete of one that left."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v text) PARTITION BY RANGE (id)")
+    sql("CREATE TABLE t_0 PARTITION OF t FOR VALUES FROM (0) TO (10)")
+    sql("INSERT INTO t VALUES (1, 'a')")
+    lab.capture(CDC)
+    sql("CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (10) TO (20)")
+    sql("ALTER TABLE t_1 ALTER COLUMN v SET STATISTICS 10")
+    sql("INSERT INTO t VALUES (11, 'b')")
+    lab.capture(CDC)
+    assert ops(lab) == "rc"
+    sql("CREATE TABLE t_2 (id integer NOT NULL, v text)")
+    sql("INSERT INTO t_2 VALUES (21, 'c')")
+    sql("ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM (20) TO (30)")
+    lab.capture(CDC)
+    assert [row["id"] for row in current(lab, "t")] == [1, 11, 21]
+    sql("ALTER TABLE t DETACH PARTITION t_1")
+    lab.capture(CDC)
+    assert [row["id"] for row in current(lab, "t")] == [1, 21]
+    before = ops(lab)
+    lab.capture(CDC)
+    assert ops(lab) == before
+
+
+def test_partition_made_filled_and_attached_in_one_transaction_is_copied(lab: Lab, sql: Sql, connect: Connect) -> None:
+    """Behaviour 64: the usual way to load one; also below another partitioned table."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v text) PARTITION BY RANGE (id)")
+    lab.capture(CDC)
+    loader = connect()
+    with loader.cursor() as cursor:
+        for statement in (
+            "CREATE TABLE t_1 (id integer NOT NULL, v text) PARTITION BY RANGE (id)",
+            "CREATE TABLE t_11 PARTITION OF t_1 FOR VALUES FROM (0) TO (5)",
+            "INSERT INTO t_1 VALUES (1, 'a')",
+            "ALTER TABLE t ATTACH PARTITION t_1 FOR VALUES FROM (0) TO (10)",
+            "CREATE TABLE t_2 (id integer NOT NULL, v text)",
+            "INSERT INTO t_2 VALUES (11, 'b')",
+            "ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM (10) TO (20)",
+        ):
+            cursor.execute(statement)
+    loader.commit()
+    lab.capture(CDC)
+    assert [row["id"] for row in current(lab, "t")] == [1, 11]
+
+
+def test_root_that_sends_whole_rows_and_a_partition_that_does_not_are_refused(lab: Lab, sql: Sql) -> None:
+    """Behaviour 63: values that were not sent would become NULL, and deleted rows would stay."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v text) PARTITION BY RANGE (id)")
+    sql("CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (10)")
+    sql("ALTER TABLE t REPLICA IDENTITY FULL")
+    with pytest.raises(OperationError, match="that of a partition is not"):
+        lab.capture(CDC)
+    sql("ALTER TABLE t_1 REPLICA IDENTITY FULL")
+    sql("INSERT INTO t VALUES (1, 'a')")
+    lab.capture(CDC)
+    sql("UPDATE t SET id = 2")
+    lab.capture(CDC)
+    assert [row["id"] for row in current(lab, "t")] == [2]
+
+
+def test_log_has_the_key_of_the_replica_identity(lab: Lab, sql: Sql) -> None:
+    """Behaviour 63: a delete names its row by that, whatever the primary key is."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, w integer NOT NULL, v text)")
+    sql("CREATE UNIQUE INDEX t_w ON t (w)")
+    sql("ALTER TABLE t REPLICA IDENTITY USING INDEX t_w")
+    sql("INSERT INTO t VALUES (1, 10, 'a'), (2, 20, 'b')")
+    lab.capture(CDC)
+    sql("UPDATE t SET w = 11, v = 'c' WHERE id = 1")
+    sql("DELETE FROM t WHERE id = 2")
+    lab.capture(CDC)
+    assert lab.rows("SELECT key FROM pyops.change_logs") == [(["w"],)]
+    assert [row["w"] for row in current(lab, "t", ("w",))] == [11]
+
+
+def test_leaf_without_a_root_key_tells_changed_keys(lab: Lab, sql: Sql) -> None:
+    """Behaviour 63: a key on the leaves alone is enough, where it is named."""
+    sql("CREATE TABLE t (id integer NOT NULL, v text) PARTITION BY RANGE (v)")
+    sql("CREATE TABLE t_1 PARTITION OF t (PRIMARY KEY (id)) FOR VALUES FROM ('a') TO ('z')")
+    sql("INSERT INTO t VALUES (1, 'b'), (2, 'c')")
+    keyed = {"t": {"mode": "cdc", "primary_key": ["id"]}}
+    lab.capture(keyed)
+    sql("UPDATE t SET id = 3 WHERE id = 1")
+    sql("DELETE FROM t WHERE id = 2")
+    lab.capture(keyed)
+    assert [row["id"] for row in current(lab, "t")] == [3]
+
+
+def test_table_that_is_renamed_for_a_while_keeps_its_key(lab: Lab, sql: Sql) -> None:
+    """Behaviour 64: its changes go on landing, under the key it has."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v text)")
+    sql("CREATE TABLE u (id integer PRIMARY KEY)")
+    sql("ALTER TABLE t REPLICA IDENTITY FULL")
+    sql("CREATE PUBLICATION everything FOR ALL TABLES WITH (publish_via_partition_root)")
+    sql("INSERT INTO t VALUES (1, 'a')")
+    named = {"publication": "everything", "slot": "renamed_slot"}
+    lab.capture({**CDC, "u": {"mode": "cdc"}}, **named)
+    sql("ALTER TABLE t RENAME TO away")
+    sql("UPDATE away SET id = 2")
+    with pytest.raises(OperationError, match=r"there is no table public\.t"):
+        lab.capture({**CDC, "u": {"mode": "cdc"}}, **named)
+    sql("ALTER TABLE away RENAME TO t")
+    sql("UPDATE t SET id = 3")
+    lab.capture({**CDC, "u": {"mode": "cdc"}}, **named)
+    assert [row["id"] for row in current(lab, "t")] == [3]
+
+
+def test_table_that_left_its_schema_for_a_while_is_noticed(lab: Lab, sql: Sql) -> None:
+    """Behaviour 64: what changed meanwhile is in no stream of that schema; other DDL costs nothing."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, v text)")
+    sql("CREATE SCHEMA other")
+    sql("CREATE PUBLICATION of_schema FOR TABLES IN SCHEMA public WITH (publish_via_partition_root)")
+    named = {"publication": "of_schema", "slot": "schema_slot"}
+    lab.capture(CDC, **named)
+    sql("ALTER TABLE t ADD COLUMN w integer")
+    sql("INSERT INTO t VALUES (1, 'a', 1)")
+    lab.capture(CDC, **named)
+    sql("ALTER TABLE t SET SCHEMA other")
+    sql("UPDATE other.t SET v = 'b'")
+    sql("ALTER TABLE other.t SET SCHEMA public")
+    with pytest.raises(OperationError, match="left the publication and joined it again") as raised:
+        lab.capture(CDC, **named)
+    assert "pyops snapshot src.t" in raised.value.hint
+    snapshot(lab.configure(CDC, **named), "t").raise_for_error()
+    assert [row["v"] for row in current(lab, "t")] == ["b"]
+
+
+def restored(server: Server, lab: Lab, meanwhile: Callable[[], None]) -> None:
+    """Has the server fall back, on its own timeline, to what it was before some work."""
+    data, kept = server.data_directory, server.data_directory.with_name("kept")
+    server.stop()
+    shutil.copytree(data, kept, symlinks=True, copy_function=shutil.copy2)
+    owner = data.stat()
+    for path in (kept, *kept.rglob("*")):
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    server.start(UNSAFE)
+    meanwhile()
+    server.stop()
+    shutil.rmtree(data)
+    kept.rename(data)
+    server.start(UNSAFE)
+
+
+def test_source_that_wrote_past_the_offset_after_it_was_restored_is_refused(own_server: Server, tmp_path: Path) -> None:
+    """Behaviour 67: its log is longer than what was landed, but the last landed transaction is not in it."""
+    lab = Lab(tmp_path, own_server.dsn())
+    execute(lab.dsn, "CREATE TABLE t (id integer PRIMARY KEY)")
+    execute(lab.dsn, "INSERT INTO t SELECT generate_series(1, 9)")
+    lab.capture(CDC)
+
+    def work() -> None:
+        execute(lab.dsn, "INSERT INTO t SELECT generate_series(10, 19)")
+        lab.capture(CDC)
+
+    restored(own_server, lab, work)
+    execute(lab.dsn, "INSERT INTO t SELECT generate_series(1000, 9000)")
+    for _ in range(2):
+        with pytest.raises(OperationError, match="it was restored"):
+            lab.capture(CDC)
+
+
+def test_slot_that_fell_back_with_a_crashed_server_goes_on(own_server: Server, tmp_path: Path) -> None:
+    """Behaviour 17: the same transactions are there still, and none lands twice."""
+    lab = Lab(tmp_path, own_server.dsn())
+    execute(lab.dsn, "CREATE TABLE t (id integer PRIMARY KEY)")
+    lab.capture(CDC)
+    execute(lab.dsn, "CHECKPOINT")
+    for n in range(3):
+        execute(lab.dsn, f"INSERT INTO t VALUES ({n})")
+        lab.capture(CDC)
+    postmaster = int((own_server.data_directory / "postmaster.pid").read_text().split()[0])
+    os.kill(postmaster, signal.SIGQUIT)  # as a crash: without a checkpoint
+    while own_server.is_running():
+        time.sleep(0.05)
+    own_server.start(UNSAFE)
+    [(fell_back,)] = execute(
+        lab.dsn, "SELECT confirmed_flush_lsn < pg_current_wal_flush_lsn() FROM pg_replication_slots"
+    )
+    assert fell_back
+    execute(lab.dsn, "INSERT INTO t VALUES (3)")
+    lab.capture(CDC)
+    assert ops(lab) == "cccc"
+
+
+def test_slot_of_a_source_that_left_the_configuration_is_shown_and_can_be_dropped(lab: Lab, sql: Sql) -> None:
+    """Behaviour 68: nobody reads it any more, and the source keeps its log for it."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY)")
+    lab.capture(CDC)
+    text = (lab.directory / "pyops.yml").read_text("utf-8").replace("src:", "renamed:")
+    (lab.directory / "pyops.yml").write_text(text, "utf-8")
+    project = load(lab.directory)
+    found = {item.source: item.problem for item in slot_status(project)}
+    assert "is not in pyops.yml any more" in str(found["src"])
+    slot.drop(project, "src")
+    assert sql("SELECT slot_name::text FROM pg_replication_slots WHERE database = current_database()") == []
+    assert sql("SELECT pubname::text FROM pg_publication") == []
+    assert "src" not in {item.source for item in slot_status(project)}

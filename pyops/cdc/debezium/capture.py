@@ -4,7 +4,7 @@ A file is read whole again if it has changed; an event that is in the log alread
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -14,9 +14,9 @@ from pyops.config.project import Project, Table
 from pyops.errors import DataError, PyopsError, UsageError
 from pyops.interrupt import interruptible
 from pyops.sources.files.find import File, find
-from pyops.sources.protocol import ChangeSource, Chunk
+from pyops.sources.protocol import ChangeSource, Chunk, Look
 from pyops.staging.file import Stage
-from pyops.warehouse.protocol import CaptureState, Commit, TableState
+from pyops.warehouse.protocol import Commit, TableState
 from pyops.warehouse.recording import Recording
 
 _log = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ class Changes(ChangeSource):
         self.tables = project.cdc_tables(source)
         self.states: dict[Table, TableState] = {}
 
-    def start(self, capture: CaptureState, states: Mapping[Table, TableState]) -> Iterator[Chunk]:
-        self.states = dict(states)
+    def start(self, look: Look) -> Iterator[Chunk]:
+        self.states = dict(look()[1])
         return iter(())
 
     def changes(self, *, idles: bool = False) -> Iterator[Chunk]:

@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pyops.cdc.postgres.changes import lsn_text
+from pyops.cdc.postgres.pgoutput import Decoder
 from pyops.cdc.postgres.publication import Member, Publications
-from pyops.cdc.postgres.slot import Server, Slot, create_slot, drop_slot, look_at_slot
+from pyops.cdc.postgres.slot import Server, Slot, create_slot, drop_slot, look_at_slot, peek
 from pyops.config.project import Project, Table
 from pyops.errors import OperationError, PyopsError, SchemaChangeError, TransientError
 from pyops.records import Captured, Offset
@@ -37,6 +39,7 @@ class Opened:
     reader: Session
     publications: Publications
     stored: Offset | None  # as the warehouse has it
+    log_keys: Mapping[str, tuple[str, ...]]  # as the warehouse has them
     offset: Offset = field(init=False)
     facts: dict[Table, Facts] = field(default_factory=dict)
     captured: dict[str, Captured] = field(default_factory=dict)
@@ -46,22 +49,43 @@ class Opened:
         return self.project.postgres(self.source).mask_salt
 
     def key(self, table: Table) -> tuple[str, ...]:
-        """The columns that identify a row of a table: configured, or its primary key."""
+        """The columns that identify a row of a table: configured, or the source's; those known, if it is away."""
         facts = self.facts.get(table)
-        return table.config.primary_key or (facts.primary_key if facts else ())
+        return table.config.primary_key or (facts.key if facts else self.log_keys.get(table.name, ()))
 
-    def is_to_copy(self, table: Table) -> bool:
-        """Whether a table is new, was recreated, or is asked for."""
-        known = self.captured.get(table.name)
-        return known is None or known.relation_oid != self.facts[table].oid or table == self.again
+    def why_to_copy(self, table: Table) -> str:
+        """Why a table must be copied; empty if its changes are enough."""
+        known, facts = self.captured.get(table.name), self.facts[table]
+        if known is None or table == self.again:
+            return "it is new, or asked for"
+        if known.relation_oid != facts.oid:
+            return "it was dropped and created again"
+        if shown := sorted(set(known.left_out) & set(self.publications.columns(table, facts))):
+            return f"{', '.join(shown)} was left out until now"
+        if known.leaves is not None and facts.kind == "p":
+            if any(leaf.is_attached and leaf.oid not in known.leaves for leaf in facts.leaves):
+                return "a partition was attached, with the rows it had"
+            if set(known.leaves) - {leaf.oid for leaf in facts.leaves}:
+                return "a partition was detached or dropped, with its rows"
+        return ""
 
-    def noted(
-        self, offset: Offset, *forgets: str, keys: Mapping[str, tuple[str, ...]] | None = None
-    ) -> Iterator[Chunk]:
+    def noted(self, offset: Offset, *forgets: str, **more: Any) -> Iterator[Chunk]:
         """Notes where the capture stands; what follows may rely on that."""
-        change = CaptureChange(offset, self.stored, forgets=forgets, keys=keys or {})
+        change = CaptureChange(offset, self.stored, forgets=forgets, **more)
         yield Chunk(commit=Commit(capture=change), is_run=False)
         self.stored = self.offset = offset
+
+    def with_leaves(self) -> Iterator[Chunk]:
+        """Notes partitions that were made since: they began empty, so that their changes are enough."""
+        new = [
+            replace(known, leaves=facts.partitions)
+            for table, facts in self.facts.items()
+            if (known := self.captured.get(table.name)) and known.leaves != facts.partitions
+            if not self.why_to_copy(table)
+        ]
+        if new:
+            yield from self.noted(self.offset, tables=tuple(new))
+            self.captured |= {table.name: table for table in new}
 
     def forgotten(self, *names: str) -> Iterator[Chunk]:
         """Forgets tables: the next run copies those that are still configured."""
@@ -103,6 +127,8 @@ def start(opened: Opened, server: Server, capture: CaptureState, states: Mapping
         opened.captured, opened.offset = dict(capture.tables), offset
         try:
             opened.offset = check_slot(opened.control, opened.source, opened.slot, offset, server)
+            opened.check_publications(but=opened.again)
+            check_history(opened)
         except RolledBackError:
             # Once it has written past the offset again, nothing would tell: so that is kept.
             if offset.status == "active":
@@ -110,10 +136,11 @@ def start(opened: Opened, server: Server, capture: CaptureState, states: Mapping
             raise
     else:
         yield from make_slot(opened, offset, server, newest=capture.newest_generation)
-    opened.check_publications(but=opened.again)
+        opened.check_publications(but=opened.again)
     keys = {table.name: opened.key(table) for table in opened.facts}
     if not keys.items() <= capture.keys.items():
         yield from opened.noted(opened.offset, keys=keys)
+    yield from opened.with_leaves()
     yield from leave(opened, states, releases=len(opened.facts) == len(opened.tables))
 
 
@@ -144,7 +171,9 @@ def make_slot(opened: Opened, before: Offset | None, server: Server, *, newest: 
         if slot:  # whatever made it was stopped: nothing was landed from it
             drop_slot(opened.control, opened.slot)
         position = create_slot(opened.control, opened.slot, patience=opened.patience)
-    yield from opened.noted(replace(offset, status="active", publications=versions, lsn=position))
+    yield from opened.noted(
+        replace(offset, status="active", publications=versions, lsn=position, committed_lsn=position)
+    )
     _log.info("%s: slot %s created at %s", opened.source, opened.slot, lsn_text(position))
 
 
@@ -182,17 +211,14 @@ def join(opened: Opened) -> Iterator[Chunk | tuple[Table, bool]]:
                     f"{table} was dropped and created again at the source",
                     hint=f"pyops snapshot {table} re-snapshots it",
                 )
-            wanted = set(opened.publications.columns(table, facts))
-            is_right = member is not None and (
-                set(member.columns) == wanted
-                and (member.publication == opened.publications.names[0]) == facts.has_identity
-                if opened.publications.are_ours
-                else set(member.columns) <= wanted
-            )
-            if known and is_right and not is_recreated and table != opened.again:
+            is_right = member is not None and opened.publications.suits(member, table, facts)
+            why = opened.why_to_copy(table)
+            if is_right and not why:
                 continue
             if not is_right and not opened.publications.are_ours:
-                raise not_published(opened.publications, table, facts, member, wanted)
+                raise not_published(opened.publications, table, facts, member)
+            if known and table != opened.again:
+                _log.info("%s is re-snapshotted: %s", table, why or "other columns of it are published")
             yield from opened.forgotten(*([table.name] if known else []))
             if not is_right:
                 opened.publications.check_rights({table: facts})
@@ -203,6 +229,8 @@ def join(opened: Opened) -> Iterator[Chunk | tuple[Table, bool]]:
         yield table, is_recreated
         if not facts.has_identity:
             _log.info("%s has no key: PostgreSQL gives only its inserts and truncations", table)
+        elif facts.key != facts.primary_key and not table.config.primary_key:
+            _log.info("%s: its log has the key of its replica identity: %s", table, ", ".join(facts.key))
 
 
 def check_server(server: Server, source: str) -> None:
@@ -234,10 +262,9 @@ def check_plugin(source: str, slot: Slot) -> None:
 
 def check_slot(session: Session, source: str, name: str, offset: Offset, server: Server) -> Offset:
     """Makes sure that the slot goes on where the warehouse stopped; returns the offset."""
-    again = f"what was landed stays; pyops slot drop {source}, then pyops cdc {source}, re-snapshots all tables"
 
     def stop(problem: str, kind: type[OperationError] = OperationError) -> OperationError:
-        return kind(f"{source}: {problem}", hint=again)
+        return kind(f"{source}: {problem}", hint=_again(source))
 
     if offset.slot != name:
         raise stop(f"its slot was {offset.slot}, the configuration says {name}")
@@ -279,9 +306,32 @@ def check_slot(session: Session, source: str, name: str, offset: Offset, server:
     return replace(offset, timeline=server.timeline)
 
 
-def not_published(
-    publications: Publications, table: Table, facts: Facts, member: Member | None, wanted: set[str]
-) -> OperationError:
+def check_history(opened: Opened) -> None:
+    """Makes sure that the source still has what was landed beyond the slot's position.
+
+    A slot falls back with a server that crashed, or that was restored from a copy: then the last transaction that was
+    landed is another one there, or none.
+    """
+    offset, slot = opened.offset, look_at_slot(opened.control, opened.slot)
+    if offset.committed_lsn is None or slot is None or slot.confirmed is None or slot.confirmed >= offset.lsn:
+        return
+    decoder = Decoder()
+    for batch in peek(opened.reader, opened.slot, opened.publications.names, upto=offset.lsn, messages=None):
+        decoder.decode(batch.column(0))
+    landed = (offset.committed_lsn, offset.committed_at) if offset.committed_lsn > slot.confirmed else (None, None)
+    if (decoder.position, decoder.committed_at) != landed:
+        raise RolledBackError(
+            f"{opened.source}: the transactions between {lsn_text(slot.confirmed)} and {lsn_text(offset.lsn)} are not"
+            " those that were landed: it was restored",
+            hint=_again(opened.source),
+        )
+
+
+def _again(source: str) -> str:
+    return f"what was landed stays; pyops slot drop {source}, then pyops cdc {source}, re-snapshots all tables"
+
+
+def not_published(publications: Publications, table: Table, facts: Facts, member: Member | None) -> OperationError:
     """The error of a table that publications made by somebody else do not give as it is wanted."""
     publication = identifier(publications.names[0])
     if member is None:
@@ -291,6 +341,6 @@ def not_published(
         )
     return OperationError(
         f"{table}: publication {member.publication} sends columns that are to be left out:"
-        f" {', '.join(sorted(set(member.columns) - wanted))}",
-        hint="give the table a column list in that publication",
+        f" {', '.join(sorted(set(member.columns) - set(publications.columns(table, facts))))}",
+        hint="give the table a column list in that publication, or set column_list: false",
     )

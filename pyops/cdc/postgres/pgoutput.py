@@ -53,7 +53,7 @@ class _Rows:
 class Decoder:
     """Decodes a stream batch by batch; a transaction may go on in the next one.
 
-    ``key`` names a relation's key columns where its identity is FULL: to change one is a ``d`` and a ``c``.
+    ``key`` names a relation's key columns where its identity does not: to change one is a ``d`` and a ``c``.
     """
 
     def __init__(self, key: Callable[[Relation], Sequence[str]] = lambda _: ()) -> None:
@@ -311,9 +311,9 @@ def _rows(batch: _Batch, relation: Relation, messages: Ints, key: Callable[[Rela
         full = np.flatnonzero(is_full)
         values = [new.filled_from(before.take(full), both[full]) for new, before in zip(values, old, strict=True)]
     changed = np.zeros(len(both), np.bool_)
-    names = set(key(relation)) if relation.identity == "f" else set()
+    names = {a.name for a in relation.attributes if a.is_key and relation.identity != "f"} or set(key(relation))
     for attribute, new, before in zip(relation.attributes, values, old, strict=True):
-        if attribute.name in names or (attribute.is_key and relation.identity != "f"):
+        if attribute.name in names:
             changed |= buffer.differ(new.take(both), before) & ~new.is_unsent[both]
     moved = both[changed]
     op[moved] = "c"

@@ -25,7 +25,9 @@ SELECT pubname::text, p.xmin::text::bigint, pubinsert, pubupdate, pubdelete, pub
 FROM pg_publication AS p WHERE pubname = ANY ($1::text::text[])
 """
 _MEMBERS = """
-SELECT c.oid::bigint, coalesce(r.oid, s.oid, 0)::bigint, t.pubname::text,
+SELECT c.oid::bigint, t.pubname::text,
+    -- A table that left a schema's publication and came back has another xmin in the row of its type.
+    coalesce(r.oid::bigint, s.oid::bigint + ((made.xmin::text::bigint % 536870912) << 32), 0),
     coalesce(array_to_json(t.attnames)::text, '[]'), t.rowfilter
 FROM pg_publication_tables AS t
 JOIN pg_publication AS p ON p.pubname = t.pubname
@@ -33,6 +35,7 @@ JOIN pg_namespace AS n ON n.nspname = t.schemaname
 JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
 LEFT JOIN pg_publication_rel AS r ON r.prpubid = p.oid AND r.prrelid = c.oid
 LEFT JOIN pg_publication_namespace AS s ON s.pnpubid = p.oid AND s.pnnspid = n.oid
+LEFT JOIN pg_type AS made ON made.oid = c.reltype
 WHERE t.pubname = ANY ($1::text::text[])
 """
 
@@ -55,6 +58,11 @@ def default_name(source: str) -> str:
     return f"pyops_{name}"
 
 
+def own_names(source: str) -> tuple[str, ...]:
+    """The publications that pyops makes for a source."""
+    return default_name(source), f"{default_name(source)}_inserts"
+
+
 @dataclass(frozen=True)
 class Publications:
     """A source's publications: of tables whose rows have an identity, and of the others."""
@@ -68,8 +76,7 @@ class Publications:
     @classmethod
     def of(cls, project: Project, source: str, session: Session, *, version: int) -> "Publications":
         named = project.postgres(source).publication
-        own = default_name(source)
-        return cls(session, source, named or (own, f"{own}_inserts"), not named, version)
+        return cls(session, source, named or own_names(source), not named, version)
 
     def facts(self, table: Table) -> Facts:
         """Looks a table up, and refuses what could not be captured or would harm the source."""
@@ -86,9 +93,13 @@ class Publications:
         config = table.postgres
         named = (*config.primary_key, *config.mask, *config.exclude, *config.columns)
         table.require(named, [*facts.columns, *facts.unpublished], "at the source")
-        hidden = set(facts.columns) - set(self.columns(table, facts))
+        listed_out = set(facts.columns) - set(self.listed(table, facts))
+        key = config.primary_key or facts.key
         virtual = ", ".join(name for name in facts.unpublished if config.lands(name))
-        lost = ", ".join(sorted(hidden & set(facts.identity_columns)))
+        lost = ", ".join(name for name in key if not config.lands(name))
+        is_full_anywhere = None in facts.identities
+        identified = {name for identity in facts.identities for name in identity or ()}
+        unlisted = ", ".join(sorted(listed_out & identified))
         breaks = "PostgreSQL would refuse every update of it at the source"
         for is_wrong, problem, hint in (
             (
@@ -108,22 +119,46 @@ class Publications:
             ),
             (not self.columns(table, facts), "no column is left to land", "see columns and exclude"),
             (
-                facts.is_full_anywhere and (hidden or (facts.unpublished and self.version >= 180000)),
+                is_full_anywhere and (listed_out or (facts.unpublished and self.version >= 180000)),
                 f"columns are left out, and its REPLICA IDENTITY is FULL (or a partition's): {breaks}",
-                "give it another replica identity, or leave no column out (mask them instead)",
+                "give it another replica identity; or set column_list: false, where only pyops leaves columns out",
             ),
+            (unlisted, f"column {unlisted} identifies its rows: without it {breaks}", "set column_list: false"),
             (
                 lost,
-                f"column {lost} identifies its rows: without it {breaks}",
+                f"column {lost} identifies its rows: without it no change could be told from another's",
                 "leave it in; mask it if its values must not be seen",
+            ),
+            (
+                facts.has_identity and facts.own_identity is None and facts.identities != {None},
+                "its REPLICA IDENTITY is FULL and that of a partition is not: what a changed row was is not sent whole",
+                "ALTER TABLE <partition> REPLICA IDENTITY FULL; or DEFAULT for the table itself",
+            ),
+            (
+                facts.has_identity and (not facts.sends(key) or bool(facts.primary_key and not key)),
+                f"its updates and deletes do not name the row by its key ({', '.join(key or facts.primary_key)}),"
+                " but by its replica identity: a deleted row would stay",
+                "let primary_key name the columns of the identity's index, or ALTER TABLE ... REPLICA IDENTITY DEFAULT",
             ),
         ):
             if is_wrong:
                 raise OperationError(f"{table}: {problem}", hint=hint)
 
     def columns(self, table: Table, facts: Facts) -> tuple[str, ...]:
-        """The columns that the configuration wants to have published."""
+        """The columns that the configuration wants to have landed."""
         return tuple(filter(table.config.lands, facts.columns))
+
+    def listed(self, table: Table, facts: Facts) -> tuple[str, ...]:
+        """The columns to publish: of a list of them the source's own migrations fail, so none is made unasked."""
+        return self.columns(table, facts) if table.postgres.column_list else facts.columns
+
+    def suits(self, member: Member, table: Table, facts: Facts) -> bool:
+        """Whether a table is published as it is wanted; a list of no more than that is no harm done."""
+        wanted = set(self.columns(table, facts))
+        if not self.are_ours:
+            return not table.postgres.column_list or set(member.columns) <= wanted
+        is_in_its = (member.publication == self.names[0]) == facts.has_identity
+        return is_in_its and set(member.columns) in (wanted, set(self.listed(table, facts)))
 
     def look(self) -> dict[str, int]:
         """The version of each publication by name, which whatever is done to it changes."""
@@ -150,7 +185,7 @@ class Publications:
     def members(self) -> dict[int, Member]:
         """The tables in the publications, by oid; of one in several, what any of them lets pass."""
         members: dict[int, Member] = {}
-        for table, oid, publication, columns, filter_ in self.session.query(_MEMBERS, _array(self.names)):
+        for table, publication, oid, columns, filter_ in self.session.query(_MEMBERS, _array(self.names)):
             member = Member(oid, publication, tuple(json.loads(columns)), filter_)
             if (other := members.get(table)) is not None:
                 both = None
@@ -193,7 +228,7 @@ class Publications:
         """Puts a table into the publication it belongs to, under the columns that are wanted."""
         self.leave([facts.oid])
         name = self.names[0 if facts.has_identity else 1]
-        wanted = self.columns(table, facts)
+        wanted = self.listed(table, facts)
         columns = f" ({listed(wanted)})" if set(wanted) != set(facts.columns) else ""
         self._change(f"ALTER PUBLICATION {identifier(name)} ADD TABLE {facts.qualified}{columns}")
 
@@ -219,8 +254,8 @@ class Publications:
         member = members.get(table.relation_oid)
         if member is None:
             return "is not in the publication any more"
-        if member.oid != table.membership_oid:
-            return "left the publication and joined it again, or its column list was altered"
+        if table.membership_oid not in {member.oid, member.oid % 2**32}:  # the latter of an older pyops
+            return "left the publication and joined it again, was renamed, or its column list was altered"
         return ""
 
     def _change(self, statement: str) -> None:

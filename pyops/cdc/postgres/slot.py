@@ -12,7 +12,7 @@ from datetime import datetime
 import pyarrow as pa
 
 from pyops.cdc.postgres.changes import lsn_text
-from pyops.errors import OperationError, PyopsError, TransientError
+from pyops.errors import BusyError, OperationError, PyopsError, TransientError
 from pyops.sources.postgres.session import Session
 from pyops.sql import identifier, literal
 
@@ -133,13 +133,15 @@ def lock_slot(session: Session, name: str) -> None:
             name,
         )
         pid = f" (the source's process {holder[0][0]})" if holder else ""
-        raise TransientError(
+        raise BusyError(
             f"another run is landing the changes of slot {name}{pid}",
             hint="wait until it has ended; one pyops cdc a source at a time",
         )
 
 
-def peek(session: Session, name: str, publications: Sequence[str], *, upto: int) -> Iterator[pa.RecordBatch]:
+def peek(
+    session: Session, name: str, publications: Sequence[str], *, upto: int, messages: int | None
+) -> Iterator[pa.RecordBatch]:
     """Reads a slot up to a position, one message a row, whole transactions, without moving it."""
     session.query(
         "SELECT set_config(name, $1, false) FROM pg_settings"
@@ -150,7 +152,7 @@ def peek(session: Session, name: str, publications: Sequence[str], *, upto: int)
     options = f"'proto_version', '1', 'publication_names', {literal(names)}"
     _, batches = session.read(
         "SELECT data FROM pg_logical_slot_peek_binary_changes("
-        f"{literal(name)}, '{lsn_text(upto)}'::pg_lsn, {MESSAGES}, {options})",
+        f"{literal(name)}, '{lsn_text(upto)}'::pg_lsn, {messages or 'NULL'}, {options})",
         batch_bytes=_BATCH_BYTES,
     )
     return batches

@@ -126,6 +126,8 @@ def copies(opened: Opened, progress: Callable[[Table, int, int], None]) -> Itera
                 # Between what was landed and what is next: no commit record begins there.
                 opened.offset.lsn - 1,
                 handoff,
+                tuple(name for name in facts.columns if not table.config.lands(name)),
+                facts.partitions,
             )
             copy = Copy(table, facts, member, opened.key(table), captured, now, is_recreated)
             chunk = Chunk("snapshot", table, partial(_stage, opened, copy, progress))

@@ -165,7 +165,9 @@ class Stream:
         is_all = False
         while not is_all:
             opened.check_publications(but=opened.again)
-            batches = peek(opened.reader, opened.slot, opened.publications.names, upto=target.flushed)
+            batches = peek(
+                opened.reader, opened.slot, opened.publications.names, upto=target.flushed, messages=MESSAGES
+            )
             if (first := next(batches, None)) is None:
                 yield from self._rest(target, idles=idles)
                 return
@@ -209,6 +211,7 @@ class Stream:
             lsn=max(position, target.flushed) if self._is_all else position,
             committed_at=decoder.committed_at or opened.offset.committed_at,
             caught_up_at=target.now if self._is_all else opened.offset.caught_up_at,
+            committed_lsn=decoder.position or opened.offset.committed_lsn,
         )
         recording.note(rows_read=staged.events, upper_bound=lsn_text(self._next.lsn))
         return Commit(staged.writes(), capture=CaptureChange(self._next, opened.stored))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pyops.errors import OperationError
 from pyops.sources.postgres.session import Session
@@ -51,34 +52,40 @@ LEFT JOIN (elements JOIN pg_type AS e ON e.oid = elements.oid AND e.typtype <> '
 ORDER BY b.attnum
 """
 
-_IDENTIFIES = """i.indrelid = leaf.oid AND i.indimmediate AND i.indisvalid
-    AND CASE leaf.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END"""
-# PostgreSQL's rule for what may be published holds leaf by leaf.
+# What an update or delete names its row by holds leaf by leaf. A table made as a partition begins empty; one that was
+# attached has rows: its catalog rows were written by another transaction than the link, or by a later command.
 _FACTS = """
-WITH leaves AS (
-    SELECT p.oid, p.relreplident, p.relkind <> 'p' AS is_leaf
-    FROM pg_class AS root
-    JOIN pg_namespace AS n ON n.oid = root.relnamespace AND n.nspname = $1 AND root.relname = $2
-    JOIN pg_class AS p ON p.oid = root.oid
-        OR root.relkind = 'p' AND p.oid IN (SELECT t.relid FROM pg_partition_tree(root.oid) AS t WHERE t.isleaf)
+WITH RECURSIVE tree (oid, is_attached) AS (
+    SELECT c.oid, false
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = $1 AND c.relname = $2
+    UNION ALL
+    SELECT i.inhrelid, tree.is_attached OR i.xmin <> made.xmin OR NOT EXISTS (
+        SELECT FROM pg_attribute AS a
+        WHERE a.attrelid = i.inhrelid AND a.attnum > 0 AND a.xmin = i.xmin AND a.cmin = made.cmin
+    )
+    FROM tree
+    JOIN pg_class AS parent ON parent.oid = tree.oid AND parent.relkind = 'p'
+    JOIN pg_inherits AS i ON i.inhparent = tree.oid
+    JOIN pg_attribute AS made ON made.attrelid = i.inhrelid AND made.attnum = -1
+), identities AS (
+    SELECT t.oid, t.is_attached, p.relkind, CASE WHEN p.relreplident <> 'f' THEN coalesce((
+        SELECT json_agg(a.attname ORDER BY k.place)
+        FROM pg_index AS i
+        CROSS JOIN unnest((i.indkey::smallint[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, place)
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+        WHERE i.indrelid = t.oid AND i.indimmediate AND i.indisvalid
+            AND CASE p.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END
+    ), '[]') END AS identity
+    FROM tree AS t JOIN pg_class AS p ON p.oid = t.oid
 )
 SELECT
-    c.oid::bigint, c.relkind::text, c.relpersistence::text, c.relreplident::text,
-    pg_has_role(c.relowner, 'USAGE'),
+    c.oid::bigint, c.relkind::text, c.relpersistence::text, pg_has_role(c.relowner, 'USAGE'),
     coalesce((
         SELECT json_agg(a.attname ORDER BY k.place)::text
         FROM pg_index AS i
-        CROSS JOIN unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (attnum, place)
+        CROSS JOIN unnest((i.indkey::smallint[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, place)
         JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
         WHERE i.indrelid = c.oid AND i.indisprimary
-    ), '[]'),
-    coalesce((
-        SELECT json_agg(DISTINCT a.attname)::text
-        FROM leaves AS leaf
-        JOIN pg_index AS i ON {identifies}
-        CROSS JOIN unnest(i.indkey::smallint[]) AS k (attnum)
-        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-        WHERE leaf.oid <> c.oid OR c.relreplident <> 'f'
     ), '[]'),
     (
         SELECT json_agg(a.attname ORDER BY a.attnum)::text
@@ -97,11 +104,11 @@ SELECT
         FROM pg_inherits AS h JOIN pg_class AS heir ON heir.oid = h.inhrelid
         WHERE h.inhparent = c.oid AND c.relkind = 'r'
     ),
+    (SELECT i.identity::text FROM identities AS i WHERE i.oid = c.oid),
     (
-        SELECT bool_and(leaf.relreplident = 'f' OR EXISTS (SELECT FROM pg_index AS i WHERE {identifies}))
-        FROM leaves AS leaf WHERE leaf.is_leaf
-    ),
-    (SELECT bool_or(leaf.relreplident = 'f') FROM leaves AS leaf)
+        SELECT json_agg(json_build_array(i.oid::bigint, i.is_attached, i.identity) ORDER BY i.oid)::text
+        FROM identities AS i WHERE i.relkind <> 'p'
+    )
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2
@@ -164,23 +171,33 @@ class TableShape:
 
 
 @dataclass(frozen=True)
+class Leaf:
+    """A table that holds rows: a partition, or the table itself.
+
+    ``identity`` has the columns that an update or delete names its row by, None for all (REPLICA IDENTITY FULL).
+    """
+
+    oid: int
+    is_attached: bool  # made by itself, and a partition later: with the rows it had
+    identity: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the source's catalog says of a table that may be captured."""
 
     oid: int
     schema: str
     name: str
-    kind: str  # this and the next two as in ``pg_class``
+    kind: str  # this and the next one as in ``pg_class``
     persistence: str
-    identity: str
     is_owned: bool  # whether our user has the rights of its owner
     primary_key: tuple[str, ...]
-    identity_columns: tuple[str, ...]  # those that an update or delete names its row by
     columns: tuple[str, ...]  # all that can be published
     unpublished: tuple[str, ...]  # generated ones that cannot
     heirs: tuple[str, ...]  # the tables that inherit from it
-    are_leaves_identified: bool | None  # whether each leaf has a replica identity: PostgreSQL asks leaf by leaf
-    is_full_anywhere: bool  # whether some leaf's identity is the whole row
+    own_identity: tuple[str, ...] | None  # as that of a leaf
+    leaves: tuple[Leaf, ...]
 
     @property
     def qualified(self) -> str:
@@ -189,11 +206,30 @@ class Facts:
         return only + qualified(self.schema, self.name)
 
     @property
+    def identities(self) -> set[tuple[str, ...] | None]:
+        return {leaf.identity for leaf in self.leaves} or {self.own_identity}
+
+    @property
+    def partitions(self) -> tuple[int, ...]:
+        """The oids of its partitions, sorted; none of a plain table."""
+        return tuple(leaf.oid for leaf in self.leaves) if self.kind == "p" else ()
+
+    @property
     def has_identity(self) -> bool:
-        """Whether its updates and deletes can be published at all."""
-        if self.are_leaves_identified is not None:
-            return self.are_leaves_identified
-        return self.identity == "f" or bool(self.identity_columns)
+        """Whether its updates and deletes can be published at all: PostgreSQL asks leaf by leaf."""
+        return () not in self.identities
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The columns that identify a row in its changes: the primary key, if these have it; else what they have."""
+        if not self.has_identity or self.sends(self.primary_key):
+            return self.primary_key
+        [identity, *others] = self.identities
+        return identity if identity and not others else ()
+
+    def sends(self, key: Sequence[str]) -> bool:
+        """Whether every update and delete has these columns of the row it was."""
+        return all(identity is None or set(key) <= set(identity) for identity in self.identities)
 
 
 def describe(session: Session, schema: str, name: str) -> TableShape:
@@ -274,11 +310,15 @@ def replica_facts(session: Session, schema: str, name: str, *, version: int) -> 
     """What the catalog says of a table that may be captured; None if there is no such table."""
     # Generated columns that are stored can be published since PostgreSQL 18.
     published = "s" if version >= 180000 else ""
-    rows = session.query(_FACTS.format(identifies=_IDENTIFIES), schema, name, published)
+    rows = session.query(_FACTS, schema, name, published)
     if not rows:
         return None
-    *what, leaves, full = rows[0]
-    oid, kind, persistence, identity, owned, *names = what
-    key, identifying, columns, unpublished, heirs = (tuple(json.loads(text or "[]")) for text in names)
-    lists = (key, identifying, columns, unpublished, heirs)
-    return Facts(oid, schema, name, kind, persistence, identity, owned, *lists, leaves, full)
+    oid, kind, persistence, owned, key, columns, unpublished, heirs, own, leaves = rows[0]
+    lists = (tuple(json.loads(text or "[]")) for text in (key, columns, unpublished, heirs))
+    found = [
+        Leaf(leaf, attached, None if identity is None else tuple(identity))
+        for leaf, attached, identity in json.loads(leaves or "[]")
+    ]
+    identity = None if own is None else tuple(json.loads(own))
+    rest: list[Any] = [*lists, identity, tuple(found)]
+    return Facts(oid, schema, name, kind, persistence, owned, *rest)
