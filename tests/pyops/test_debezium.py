@@ -10,13 +10,17 @@ import hashlib
 import json
 import logging
 import os
+import random
 import signal
+import string
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -724,25 +728,52 @@ def labs() -> Iterator[tuple[Lab, Lab]]:
 
 # Values that were not sent, masks, columns that change
 
-UNSENT_ARRAYS = {
-    "text": UNSENT,
-    "bytes": base64.b64encode(UNSENT.encode()).decode(),
-    "texts": [UNSENT],
-    "numbers": list(UNSENT.encode()),
-    "map": {UNSENT: UNSENT},
+PLACEHOLDERS = {  # as Debezium's UnchangedToastedPlaceholder makes them
+    UNSENT: {
+        "text": UNSENT,
+        "bytes": "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==",
+        "hex": UNSENT.encode().hex(),
+        "texts": [UNSENT],
+        "many_bytes": ["X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="],
+        "uuids": [str(UUID(bytes=hashlib.md5(UNSENT.encode()).digest(), version=3))],
+        "numbers": list(UNSENT.encode()),
+        "fractions": [float(byte) for byte in UNSENT.encode()],
+        "decimals": [json.loads(b64(bytes([byte]))) for byte in UNSENT.encode()],
+        "any_decimals": [{"scale": 0, "value": json.loads(b64(bytes([byte])))} for byte in UNSENT.encode()],
+        "hstore": {UNSENT: UNSENT},
+        "hstore_as_json": f'{{"{UNSENT}":"{UNSENT}"}}',
+    },
+    'fehlt "hier" \u00e9': {
+        "text": 'fehlt "hier" \u00e9',
+        "bytes": "ZmVobHQgImhpZXIiIMOp",
+        "hex": "6665686c742022686965722220c3a9",
+        "texts": ['fehlt "hier" \u00e9'],
+        "numbers": [102, 101, 104, 108, 116, 32, 34, 104, 105, 101, 114, 34, 32, -61, -87],
+        "hstore": {'fehlt "hier" \u00e9': 'fehlt "hier" \u00e9'},
+    },
 }
 
 
-def test_values_that_were_not_sent_are_named_and_null(lab: Lab) -> None:
-    """Behaviour 18."""
-    row = {"id": 1, **UNSENT_ARRAYS, "near": f"{UNSENT}!", "none": None}
+@pytest.mark.parametrize("mask", [(), ("text", "bytes", "numbers", "hstore")], ids=["plain", "masked"])
+@pytest.mark.parametrize("word", PLACEHOLDERS, ids=["default", "configured"])
+def test_values_that_were_not_sent_are_named_and_null(lab: Lab, word: str, mask: tuple[str, ...]) -> None:
+    """Behaviour 18: in every type's form, of any word."""
+    unsent = PLACEHOLDERS[word]
+    row = {"id": 1, **unsent, "near": f"{word}!", "none": None, "some": [*unsent["numbers"], 1]}
     lab.put("x.jsonl", lines(event("u", row, lsn=1), event("d", row, lsn=2)))
-    land(lab, TABLE | {"types": {"bytes": "bytes"}})
+    land(lab, TABLE | {"types": {"bytes": "bytes"}, "mask": list(mask)}, unavailable_value=word)
     update, delete = events(lab, "t")
-    assert set(update.unchanged) == set(UNSENT_ARRAYS)
-    assert all(update.row[name] is None for name in UNSENT_ARRAYS)
-    assert (update.row["near"], update.row["none"]) == (f"{UNSENT}!", None)
+    assert set(update.unchanged) == set(unsent)
+    assert all(update.row[name] is None for name in unsent)
+    assert (update.row["near"], update.row["none"]) == (f"{word}!", None)
+    assert update.row["some"] == json.dumps(row["some"]).replace(" ", "")
     assert (delete.unchanged, delete.row["text"]) == ((), None)
+
+
+def test_word_of_another_connector_is_a_value(lab: Lab) -> None:
+    lab.put("x.jsonl", lines(event("u", {"id": 1, "v": UNSENT})))
+    land(lab, unavailable_value="__unsent")
+    assert events(lab, "t")[0].row["v"] == UNSENT
 
 
 def test_masked_value_is_hashed_before_anything_is_stored(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -839,12 +870,108 @@ def test_delete_without_a_schema_drops_no_column(lab: Lab) -> None:
     assert lab.rows("SELECT * FROM pyops.schema_changes") == []
 
 
+RESERVED = "column '_op' cannot be landed: pyops reserves the name"
+
+
 def test_column_with_a_name_of_pyops_is_refused_and_can_be_left_out(lab: Lab) -> None:
-    lab.put("a.jsonl", lines(event("c", {"id": 1, "_op": "x"})))
-    with pytest.raises(DataError, match="column '_op' cannot be landed: pyops reserves the name"):
-        land(lab)
+    path = lab.put("a.jsonl", lines(event("c", {"id": 1, "_op": "x"}, lsn=1), event("c", {"id": 2}, lsn=2)))
+    land(lab)
+    assert [item.row for item in events(lab, "t")] == [{"id": "2"}]
+    assert letters(lab, "reason, payload") == [(RESERVED, '{"id":1,"_op":"x"}')]
+    os.utime(path, (1, 1))
     land(lab, TABLE | {"exclude": ["_op"]})
-    assert ops(lab, "t") == "c"
+    assert [item.row["id"] for item in events(lab, "t")] == ["1", "2"]
+    assert letters(lab) == []
+
+
+ID: dict[str, Any] = {"type": "int32", "field": "id"}
+AMOUNT: dict[str, Any] = {"type": "bytes", "name": f"{CONNECT}Decimal", "field": "amount", "parameters": {"scale": "2"}}
+FLAGS: dict[str, Any] = {"type": "bytes", "name": f"{DATA}Bits", "field": "flags", "parameters": {"length": "9"}}
+POISON: dict[
+    str, tuple[list[dict[str, Any]], dict[str, Any], str | None]
+] = {  # columns, their values, and what is said of the row; None: it lands
+    "reserved": ([{"type": "string", "field": "_op"}], {"_op": "x"}, RESERVED),
+    "by case": ([{"type": "string", "field": "ID"}], {"ID": "x"}, "column 'ID' cannot be landed: id differs"),
+    "no name": ([{"type": "string", "field": ""}], {"": "x"}, "the key '' cannot name a column"),
+    "no digits": ([AMOUNT | {"parameters": {"connect.decimal.precision": "0"}}], {"amount": "AA=="}, None),
+    "far scale": (
+        [{"type": "struct", "name": f"{DATA}VariableScaleDecimal", "field": "v"}],
+        {"v": {"scale": -2_000_000_000, "value": "AQ=="}},
+        "it is no scale with a number",
+    ),
+}
+
+
+@pytest.mark.parametrize("schema", [True, False], ids=["schema", "no schema"])
+@pytest.mark.parametrize("poison", POISON)
+def test_row_that_cannot_be_landed_leaves_the_other_rows_and_tables_alone(
+    lab: Lab, poison: str, *, schema: bool
+) -> None:
+    """Behaviour 37: of a file of several tables, one event can stop nothing but itself."""
+    fields, row, said = POISON[poison]
+    said = said if schema or poison != "far scale" else None  # which has no type then
+    bad = event("c", {"id": 2, **row}, lsn=2)
+    lab.put(
+        "all.jsonl",
+        lines(
+            event("c", {"id": 1}, lsn=1),
+            enveloped([ID, *fields], json.dumps(bad)) if schema else bad,
+            event("c", {"id": 3}, lsn=3),
+            event("c", {"id": 4}, lsn=4, source={"table": "orders"}),
+        ),
+    )
+    table = {"path": "all.jsonl", "primary_key": "id"}
+    tables = {"t": table | {"events_of": "public.t"}, "orders": table | {"events_of": "public.orders"}}
+    [done] = capture(lab.configure_files(tables, type="debezium"))
+    assert done.error is None
+    assert [str(item.row["id"]) for item in events(lab, "t")] == (["1", "3"] if said else ["1", "2", "3"])
+    assert [item.row["id"] for item in events(lab, "orders")] == ["4"]
+    found = letters(lab, "table_name, line, reason")
+    assert [(table, line) for table, line, _ in found] == [("t", 2)] * bool(said)
+    assert all(reason.startswith(said or "?") for *_, reason in found)
+
+
+def test_table_that_duckdb_refuses_leaves_the_other_tables_alone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = StagedEvents.writes
+
+    def writes(events: StagedEvents, *arguments: Any) -> Any:
+        if events.table.name == "t":
+            events.stage.connection.execute("SELECT 'secret'::INTEGER")
+        return original(events, *arguments)
+
+    monkeypatch.setattr(StagedEvents, "writes", writes)
+    lab.put("t.jsonl", lines(event("c", ROW)))
+    lab.put("u.jsonl", lines(event("c", ROW, source={"table": "u"})))
+    tables = {name: {"path": f"{name}.jsonl", "primary_key": "id"} for name in "tu"}
+    [done] = capture(lab.configure_files(tables, type="debezium"))
+    assert [run.status for run in done.runs] == ["failed", "succeeded"]
+    assert str(done.error) == ("web.t: DuckDB cannot take its events (ConversionException); nothing of them is landed")
+    assert ops(lab, "u") == "c"
+
+
+@pytest.mark.parametrize("names", [("n", "h"), ("u", "s"), ("name", "token")])
+def test_columns_may_have_any_name_beside_numbers_and_unsent_values(lab: Lab, names: tuple[str, str]) -> None:
+    fields = [ID, AMOUNT, FLAGS, *({"type": "string", "field": name} for name in names)]
+    row = {"id": 1, "amount": json.loads(twos(12345)), "flags": "", names[0]: "x", names[1]: UNSENT}
+    lab.put("x.jsonl", lines(enveloped(fields, json.dumps(event("u", row)))))
+    land(lab)
+    [found] = events(lab, "t")
+    expected = {"id": 1, "amount": Decimal("123.45"), "flags": "", names[0]: "x", names[1]: None}
+    assert (found.row, found.unchanged) == (expected, (names[1],))
+
+
+@pytest.mark.parametrize(
+    ("count", "size"), [(700, 6_400), (2_000, 20_000), (30, 1_000_000)], ids=["6.4 kB", "20 kB", "1 MB"]
+)
+def test_wide_events_land_in_the_memory_that_the_widest_of_them_need(lab: Lab, count: int, size: int) -> None:
+    """Behaviour 3."""
+    text = "".join(random.Random(1).choices(string.ascii_letters, k=size))
+    rows = ({"id": n, "doc": f"{n} {text}"} for n in range(count))
+    lab.put("x.jsonl", lines(*(event("c", row, lsn=n) for n, row in enumerate(rows, 1))))
+    [run] = land(lab)
+    assert (run.rows_written, run.rows_dead_lettered) == (count, 0)
+    found = lab.rows("SELECT count(*), min(length(doc)), max(length(doc)) FROM raw.t__changes")
+    assert found == [(count, size + 2, size + 1 + len(str(count - 1)))]
 
 
 # Running

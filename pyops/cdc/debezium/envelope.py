@@ -5,13 +5,13 @@ The envelope (Debezium's documentation, "Data change events") may be bare, wrapp
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyops.sources.files.json import NOT_BLANK, marked_if_needed
 from pyops.sql import identifier, json_pointer, literal
 from pyops.staging import casts
-from pyops.staging.connect_types import UNAVAILABLE, ConnectType, unavailable
+from pyops.staging.connect_types import ConnectType
 
 COUNTED = ("tombstones", "heartbeats", "transaction events", "messages", "events of other tables")
 # What an event has besides its row, until it gets its place in the log.
@@ -47,7 +47,7 @@ def _fields(struct: Any) -> list[dict[str, Any]]:
     return [item for item in listed if isinstance(item, dict) and isinstance(item.get("field"), str)]
 
 
-def parsed(mark: str, *, table: str, skips_others: bool, key: tuple[str, ...]) -> str:
+def parsed(mark: str, *, table: str, skips_others: bool, key: tuple[str, ...], unavailable: Sequence[str]) -> str:
     """The SELECT that parses the lines of ``chunk``, whose numbers get a mark (see files/json.py).
 
     ``text`` is the row as JSON, ``kind`` one of COUNTED or ``row``, ``_order`` a place in the transaction.
@@ -96,7 +96,7 @@ def parsed(mark: str, *, table: str, skips_others: bool, key: tuple[str, ...]) -
     words = ", ".join(map(literal, _WORDS.values()))
     # Of these, no two transactions share a position.
     is_exact = "len(list_intersect(source_keys, ['lsn', 'file', 'change_lsn'])) > 0"
-    may_lack = " OR ".join(f"contains(row, {literal(text)})" for text in UNAVAILABLE)
+    may_lack = " OR ".join(f"contains(row, {literal(part)})" for part in sorted(set(map(_part, unavailable))))
     return f"""
     WITH events AS ({_events(mark)}),
     words AS (
@@ -205,25 +205,31 @@ def _text(row: str, column: str) -> str:
     return f"json_extract_string({row}, {literal(json_pointer(column))})"
 
 
-def lacking(columns: Mapping[str, str | None]) -> str:
-    """Selects whether each column has a value that was not sent, given the salt of hashed ones."""
+def _part(unavailable: str) -> str:
+    """What a row has in its JSON if it has such a value; fractions are marked there, so the first of them."""
+    if unavailable[0] not in "[{":
+        return json.dumps(unavailable, ensure_ascii=False)[1:-1]
+    return unavailable[1:].partition(",")[0] if ".0," in unavailable else unavailable
+
+
+def lacking(columns: Mapping[str, Sequence[str]]) -> str:
+    """Selects whether each column has a value that was not sent, given the texts that stand for one."""
     found = ", ".join(f"coalesce(bool_or({_stands_for(*item)}), false)" for item in columns.items())
     return f"SELECT {found} FROM arrived WHERE _unavailable"
 
 
-def without_unavailable(columns: Mapping[str, str | None]) -> str:
+def without_unavailable(columns: Mapping[str, Sequence[str]]) -> str:
     """The UPDATE that notes which values were not sent, and removes what stands for them."""
     names, sets = [], []
-    for name, salt in columns.items():
-        found, column = _stands_for(name, salt), identifier(name)
-        names.append(f"CASE WHEN {found} THEN {literal(name)} END")
+    for name, texts in columns.items():
+        found, column = _stands_for(name, texts), identifier(name)
+        names.append(f"CASE WHEN {found} THEN [{literal(name)}] ELSE [] END")
         sets.append(f"{column} = CASE WHEN NOT {found} THEN {column} END")
     return (
         f"UPDATE arrived SET {', '.join(sets)}, _unchanged = CASE WHEN _op <> 'd' THEN"
-        f" list_filter([{', '.join(names)}]::VARCHAR[], lambda name: name IS NOT NULL) ELSE [] END"
-        " WHERE _unavailable"
+        f" flatten([{', '.join(names)}]::VARCHAR[][]) ELSE [] END WHERE _unavailable"
     )
 
 
-def _stands_for(name: str, salt: str | None) -> str:
-    return f"{identifier(name)} IN ({unavailable(salt)})"
+def _stands_for(name: str, texts: Sequence[str]) -> str:
+    return f"coalesce({identifier(name)} IN ({', '.join(map(literal, texts))}), false)"
