@@ -17,7 +17,7 @@ COUNTED = ("tombstones", "heartbeats", "transaction events", "messages", "events
 # What an event has besides its row, until it gets its place in the log.
 META = {
     "_op": "VARCHAR", "_lsn": "BIGINT", "_order": "BIGINT", "_xid": "BIGINT",
-    "_committed_at": "TIMESTAMP", "_unchanged": "VARCHAR[]",
+    "_committed_at": "TIMESTAMP", "_unchanged": "VARCHAR[]", "_since": "BIGINT", "_copied": "BOOLEAN",
 }  # fmt: skip
 
 _WORDS = {  # where the single values of an event are; ts_sec was before Debezium 0.10
@@ -27,6 +27,7 @@ _WORDS = {  # where the single values of an event are; ts_sec was before Debeziu
     "commit_lsn": "/source/commit_lsn", "scn": "/source/scn", "ts_ns": "/source/ts_ns",
     "ts_us": "/source/ts_us", "ts_ms": "/source/ts_ms", "ts_sec": "/source/ts_sec",
     "xid": "/source/txId", "order": "/transaction/total_order",
+    "snapshot": "/source/snapshot", "sequence": "/source/sequence",
 }  # fmt: skip
 _NUMBERS = {word: f"w[{number}]" for number, word in enumerate(_WORDS, 1)}
 _BEFORE, _AFTER = "parts[1]", "parts[2]"
@@ -50,7 +51,8 @@ def _fields(struct: Any) -> list[dict[str, Any]]:
 def parsed(mark: str, *, table: str, skips_others: bool, key: tuple[str, ...], unavailable: Sequence[str]) -> str:
     """The SELECT that parses the lines of ``chunk``, whose numbers get a mark (see files/json.py).
 
-    ``text`` is the row as JSON, ``kind`` one of COUNTED or ``row``, ``_order`` a place in the transaction.
+    ``text`` is the row as JSON, ``kind`` one of COUNTED or ``row``, ``_order`` a place in the transaction, ``_since``
+    the last commit before it, ``_copied`` whether it comes before the changes of its position.
     """
     w = _NUMBERS
     name = f"concat_ws('.', {w['db']}, nullif({w['schema']}, ''), nullif({w['table']}, ''))"
@@ -111,7 +113,8 @@ def parsed(mark: str, *, table: str, skips_others: bool, key: tuple[str, ...], u
     SELECT line, row AS text, schema, coalesce(kind, 'row') AS kind, fault, {w["op"]} AS _op,
         lsn AS _lsn, CASE WHEN {is_exact} THEN {_whole(w["order"])} END AS _order,
         {_whole(w["xid"])} AS _xid, TRY(make_timestamp({_microseconds()})) AS _committed_at,
-        {may_lack} AS _unavailable
+        {may_lack} AS _unavailable, {_of_sequence("^.")} AS _since,
+        {w["op"]} = 'r' AND {w["snapshot"]} IS DISTINCT FROM 'incremental' AS _copied
     FROM judged
     """
 
@@ -180,7 +183,10 @@ def _position() -> str:
     packed = f"coalesce({w['change_lsn']}, {w['commit_lsn']})"
     fits = "00[0-7][0-9a-fA-F]{5}:00[0-9a-fA-F]{6}:[0-9a-fA-F]{4}"
     log, block, slot = (f"('0x' || split_part({packed}, ':', {n}))::BIGINT" for n in (1, 2, 3))
+    # A row of PostgreSQL's incremental snapshots has no LSN, but comes behind all that was streamed.
+    streamed = f"greatest({_of_sequence('^.')}, {_of_sequence('^.*,')})"
     return f"""CASE
+        WHEN {w["snapshot"]} = 'incremental' AND {streamed} IS NOT NULL THEN {streamed}
         WHEN list_contains(source_keys, 'lsn') THEN {_whole(w["lsn"])}
         WHEN list_contains(source_keys, 'file') THEN
             CASE WHEN {number} < {2**31} AND {place} < {2**32}
@@ -195,6 +201,11 @@ def _position() -> str:
 def _microseconds() -> str:
     w = {name: _whole(word) for name, word in _NUMBERS.items() if name.startswith("ts_")}
     return f"coalesce({w['ts_ns']} // 1000, {w['ts_us']}, {w['ts_ms']} * 1000, {w['ts_sec']} * 1000000)"
+
+
+def _of_sequence(before: str) -> str:
+    """Of PostgreSQL's ``sequence`` the LSN behind a pattern: the last commit's, then the event's own."""
+    return _whole(f"""regexp_extract({_NUMBERS["sequence"]}, '{before}"(\\d+)"', 1)""")
 
 
 def _whole(word: str) -> str:

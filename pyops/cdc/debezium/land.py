@@ -156,23 +156,26 @@ class StagedEvents:
                 supersedes=ByFiles(tuple(names)),
             )
         ]
-        numbering = Numbering(at, self.table)
+        numbering = Numbering(at, self.table, self.table.config.primary_key)
+        staged = {}
         for number, version in enumerate(self._versions):
             if not connection.execute(f"SELECT 1 FROM arrived WHERE _version = {number} LIMIT 1").fetchone():
                 continue
             mappings = self._mappings(version, has_schema=number > 0)
             meta = {"_file": "VARCHAR", "_line": "BIGINT", **META}
             meta_mappings = {name: ColumnMapping(type_, "", name) for name, type_ in meta.items()}
-            staged = f"changes_{number}"
+            name = f"changes_{number}"
             self.stage.add_arrived(
-                staged, mappings | meta_mappings, key=self.table.config.primary_key, where=f"_version = {number}"
+                name, mappings | meta_mappings, key=self.table.config.primary_key, where=f"_version = {number}"
             )
-            columns = {name: item.warehouse for name, item in mappings.items()}
-            rows = f"SELECT * EXCLUDE (_fault), 1::INTEGER AS _generation FROM {staged} WHERE _fault IS NULL"
+            staged[name] = {column: item.warehouse for column, item in mappings.items()}
+        numbering.compare_with_copies(staged)
+        for name, columns in staged.items():
+            rows = f"SELECT * EXCLUDE (_fault), 1::INTEGER AS _generation FROM {name} WHERE _fault IS NULL"
             writes.append(
                 log_write(
                     *(self.table, columns, numbering.new_rows(rows, columns)),
-                    dead_letters=f"SELECT {DEAD_LETTER} FROM {staged} WHERE _fault IS NOT NULL",
+                    dead_letters=f"SELECT {DEAD_LETTER} FROM {name} WHERE _fault IS NOT NULL",
                     log="events",
                 )
             )
