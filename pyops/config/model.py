@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pyops.config.units import duration, size
 from pyops.errors import UsageError
 from pyops.staging.casts import check_type
+from pyops.staging.connect_types import UNAVAILABLE
 from pyops.staging.connect_types import check_type as check_connect_type
 
 Mode = Literal["full", "incremental", "partition", "cdc"]
@@ -363,6 +364,7 @@ class DebeziumSource(SourceConfig):
     replay_hint: ClassVar[str] = "fix the cause and touch the file of {}: pyops cdc reads it again"
 
     type: Literal["debezium"]
+    unavailable_value: str = Field(UNAVAILABLE, min_length=1)
     tables: dict[str, DebeziumTable]
 
 

@@ -4,22 +4,22 @@ A schema names a column's base type and what it stands for (Debezium's documenta
 mappings"). What arrives is the value's text: a string's own, or the JSON that stands there.
 """
 
+import json
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import md5
+from uuid import UUID
 
 from pyops.errors import UsageError
-from pyops.sql import identifier, literal
+from pyops.sql import identifier
 from pyops.staging import casts
 from pyops.staging.columns import ColumnMapping
 
-_PLACEHOLDER = "__debezium_unavailable_value"
-# What stands for a value that was not sent: itself, its base64, its bytes as numbers.
-UNAVAILABLE = (
-    _PLACEHOLDER,
-    "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==",
-    ",".join(str(byte) for byte in _PLACEHOLDER.encode()),
-)
+UNAVAILABLE = "__debezium_unavailable_value"
+# The variables of lambdas in SQL: names that pyops reserves, so that no column hides them.
+_BYTES, _NUMBER = "_load_id", "_loaded_at"
 
 _BASE = {
     "int8": "SMALLINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT",
@@ -133,7 +133,7 @@ def _conversion(name: str, type_: ConnectType) -> tuple[str, str, str]:
     if type_.name == _DECIMAL:
         digits = _digits(name, str(type_.scale))
         precision = 38 if type_.precision is None else type_.precision
-        if precision > 38 or not 0 <= type_.scale <= precision:
+        if not 1 <= precision <= 38 or not 0 <= type_.scale <= precision:
             return "VARCHAR", digits, "it is no number of at most 38 digits in base64"
         decimal = f"DECIMAL({precision},{type_.scale})"
         fault = f"it is no number in base64, or has more digits than {decimal} holds"
@@ -183,31 +183,37 @@ def _moment(name: str, factor: int) -> tuple[str, str, str]:
 
 def _digits(value: str, scale: str) -> str:
     """The text of a number whose unscaled value is base64 of two's complement, big-endian."""
-    unscaled = f"""list_transform([hex(TRY(from_base64({value})))], lambda h: CASE
-        WHEN length(h) BETWEEN 1 AND 32 AND h[1] < '8'
-        THEN ('0x' || lpad(h, 32, '0'))::UHUGEINT::VARCHAR
-        WHEN length(h) BETWEEN 1 AND 32
-        THEN (-({_LAST_UHUGEINT}::UHUGEINT - ('0x' || lpad(h, 32, 'F'))::UHUGEINT)::HUGEINT
+    h, n = _BYTES, _NUMBER
+    unscaled = f"""list_transform([hex(TRY(from_base64({value})))], lambda {h}: CASE
+        WHEN length({h}) BETWEEN 1 AND 32 AND {h}[1] < '8'
+        THEN ('0x' || lpad({h}, 32, '0'))::UHUGEINT::VARCHAR
+        WHEN length({h}) BETWEEN 1 AND 32
+        THEN (-({_LAST_UHUGEINT}::UHUGEINT - ('0x' || lpad({h}, 32, 'F'))::UHUGEINT)::HUGEINT
             - 1)::VARCHAR END)[1]"""
-    return f"""list_transform([{{u: {unscaled}, s: {scale}}}], lambda n: CASE
-        WHEN n.s <= 0 THEN CASE WHEN n.u = '0' THEN n.u ELSE n.u || repeat('0', -n.s) END
-        WHEN n.s <= 1000 THEN regexp_extract(n.u, '^-?')
-            || regexp_replace(lpad(ltrim(n.u, '-'),
-                greatest(length(ltrim(n.u, '-')), n.s + 1)::INTEGER, '0'),
-                '^(.*)(.{{' || n.s || '}})$', '\\1.\\2') END)[1]"""
+    return f"""list_transform([{{u: {unscaled}, s: {scale}}}], lambda {n}: CASE
+        WHEN {n}.s BETWEEN -1000 AND 0
+        THEN CASE WHEN {n}.u = '0' THEN {n}.u ELSE {n}.u || repeat('0', -{n}.s) END
+        WHEN {n}.s BETWEEN 1 AND 1000 THEN regexp_extract({n}.u, '^-?')
+            || regexp_replace(lpad(ltrim({n}.u, '-'),
+                greatest(length(ltrim({n}.u, '-')), {n}.s + 1)::INTEGER, '0'),
+                '^(.*)(.{{' || {n}.s || '}})$', '\\1.\\2') END)[1]"""
 
 
 def _bits(name: str, length: int | None) -> str:
     """The bits, the highest first; Debezium's bytes have the lowest first."""
     pairs = f"regexp_extract_all(hex(TRY(from_base64({name}))), '..')"
-    turned = f"unhex(array_to_string(list_reverse({pairs}), ''))::BIT::VARCHAR"
+    bits = f"unhex(nullif(array_to_string(list_reverse({pairs}), ''), ''))::BIT::VARCHAR"
+    turned = f"CASE WHEN {name} = '' THEN '' ELSE {bits} END"
     return turned if length is None else f"right({turned}, {length})"
 
 
-def unavailable(masked_with: str | None = None) -> str:
-    """The SQL list of the texts that stand for a value that was not sent, or of their hashes."""
-    word, base64, numbers = UNAVAILABLE
-    found = [word, base64, f'["{word}"]', f'["{base64}"]', f"[{numbers}]", f'{{"{word}":"{word}"}}']
-    return ", ".join(
-        literal(text) if masked_with is None else f"sha256({literal(masked_with + text)})" for text in found
-    )
+def unavailable(word: str) -> list[str]:
+    """The texts that stand for a value that was not sent, as Debezium's UnchangedToastedPlaceholder has them."""
+    data = word.encode()
+    numbers = [byte - (byte > 127) * 256 for byte in data]  # as Java's
+    base64, *digits = (b64encode(part).decode() for part in (data, *(bytes([byte]) for byte in data)))
+    uuid = UUID(bytes=md5(data, usedforsecurity=False).digest(), version=3)
+    scaled = [{"scale": 0, "value": digit} for digit in digits]
+    lists = [[word], [base64], [str(uuid)], numbers, [float(n) for n in numbers], digits, scaled]
+    compact = [json.dumps(item, ensure_ascii=False, separators=(",", ":")) for item in (*lists, {word: word})]
+    return [word, base64, data.hex(), *compact, json.dumps({word: word}, ensure_ascii=False)]

@@ -7,16 +7,21 @@ import csv
 import functools
 import gzip
 import hashlib
+import itertools
 import json
 import logging
 import os
+import random
 import signal
+import string
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -697,22 +702,206 @@ def test_any_split_and_any_repetition_ends_in_the_same_state(
     with labs() as (whole, split):
         whole.put("x.jsonl", lines(*found))
         land(whole, table)
-        end, number = 0, 0
-        while end < len(found):
-            for _ in range(data.draw(st.integers(1, 3), "files in a run")):
-                start = data.draw(st.integers(0, end), "begins at")
-                end = max(end, data.draw(st.integers(start, len(found)), "ends before"))
-                end = len(found) if number > 5 else end
-                content = lines(*found[start:end]).encode()
-                packed = data.draw(st.booleans(), "packed")
-                name = f"{number:03}.jsonl" + ".gz" * packed
-                split.put(name, gzip.compress(content) if packed else content)
-                number += 1
-            land(split, table)
+        land_in_runs(split, table, found, data)
         expected = [rows[key] for key in sorted(rows)]
         assert current(whole, "t") == expected
         assert current(split, "t") == expected
         assert events(split, "t") == events(whole, "t")
+
+
+def land_in_runs(lab: Lab, table: dict[str, Any], found: list[Any], data: st.DataObject) -> None:
+    """Lands events in files and runs of any size, which begin before those before them ended."""
+    end, number = 0, 0
+    while end < len(found):
+        for _ in range(data.draw(st.integers(1, 3), "files in a run")):
+            start = data.draw(st.integers(0, end), "begins at")
+            end = max(end, data.draw(st.integers(start, len(found)), "ends before"))
+            end = len(found) if number > 5 else end
+            content = lines(*found[start:end]).encode()
+            packed = data.draw(st.booleans(), "packed")
+            name = f"{number:03}.jsonl" + ".gz" * packed
+            lab.put(name, gzip.compress(content) if packed else content)
+            number += 1
+        land(lab, table)
+
+
+OPEN_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["put", "put", "put", "delete", "move", "commit", "stream", "copy"]),
+        st.integers(1, 2),  # the transaction
+        KEYS,
+    ),
+    min_size=4,
+    max_size=24,
+)
+
+
+class Server:
+    """A PostgreSQL whose transactions overlap, as Debezium's connector sees it."""
+
+    def __init__(self, *, tells_sequence: bool) -> None:
+        self.tells_sequence = tells_sequence
+        self.rows: dict[int, dict[str, Any]] = {}
+        self.stream: list[Any] = []
+        self.found: list[Any] | None = None  # none before the first copy
+        self.open: dict[int, list[Any]] = {}
+        self.lsn, self.xids = 100, 0
+        self.last_commit: int | None = None
+
+    def seen(self, transaction: int) -> dict[int, dict[str, Any]]:
+        """The rows as a transaction sees them."""
+        rows = dict(self.rows)
+        for change in self.open.get(transaction, []):
+            rows.pop((change["before"] or change["after"])["id"], None)
+            if change["after"]:
+                rows[change["after"]["id"]] = change["after"]
+        return rows
+
+    def do(self, what: str, transaction: int, key: int) -> None:
+        self.lsn += 1
+        locked = {
+            (change["before"] or change["after"])["id"]
+            for other, changes in self.open.items()
+            for change in changes
+            if other != transaction
+        }
+        rows = self.seen(transaction)
+        if what == "put" and key not in locked:
+            self.write(transaction, ("u" if key in rows else "c", {"id": key, "v": self.lsn, "big": f"{self.lsn}"}))
+        elif what == "delete" and key not in locked and key in rows:
+            self.write(transaction, ("d", rows[key]))
+        elif what == "move" and not {key, key % 3 + 1} & locked and key in rows and key % 3 + 1 not in rows:
+            self.write(transaction, ("d", rows[key]), ("c", rows[key] | {"id": key % 3 + 1}))
+        elif what == "commit" and transaction in self.open:
+            self.rows = rows
+            for change in self.open.pop(transaction):
+                if self.tells_sequence:
+                    numbers = [self.last_commit and str(self.last_commit), str(change["source"]["lsn"])]
+                    change["source"]["sequence"] = json.dumps(numbers)
+                self.stream.append(change)
+            self.last_commit = self.lsn
+        elif what == "stream" and self.found is not None:
+            self.found += self.sent()
+        elif what == "copy":
+            if self.found is None:
+                self.found, self.stream, self.last_commit = [], [], None
+            source = {"txId": 10_000 + self.lsn, "snapshot": "true"}
+            self.found += [event("r", row, lsn=self.lsn, source=source) for row in self.rows.values()]
+
+    def write(self, transaction: int, *changes: tuple[str, dict[str, Any]]) -> None:
+        if transaction not in self.open:
+            self.xids += 1
+        xid = self.open[transaction][0]["source"]["txId"] if transaction in self.open else self.xids
+        written = [event(op, row, lsn=self.lsn, source={"txId": xid}) for op, row in changes]
+        self.open.setdefault(transaction, []).extend(written)
+
+    def sent(self) -> list[Any]:
+        """The committed changes that were not sent yet; a new key comes without its unchanged value."""
+        sent, self.stream = self.stream, []
+        for first, second in itertools.pairwise(sent):
+            if first["op"] == "d" and second["source"]["lsn"] == first["source"]["lsn"]:
+                second["after"] = second["after"] | {"big": UNSENT}
+        return sent
+
+
+@settings(max_examples=examples(15))
+@given(data=st.data(), before=OPEN_STEPS, steps=OPEN_STEPS, tells_sequence=st.booleans())
+def test_transactions_open_during_a_copy_end_as_at_the_source_in_any_split(
+    data: st.DataObject, before: list[tuple[str, int, int]], steps: list[tuple[str, int, int]], *, tells_sequence: bool
+) -> None:
+    """Behaviour 29: a change is written before the copy and committed behind it."""
+    server = Server(tells_sequence=tells_sequence)
+    for step in [*before, ("copy", 0, 0), *steps, ("commit", 1, 0), ("commit", 2, 0), ("stream", 0, 0)]:
+        server.do(*step)
+    assert server.found is not None
+    table = TABLE | {"types": {"id": "INTEGER", "v": "BIGINT"}}
+    with labs() as (whole, split):
+        expected = [server.rows[key] for key in sorted(server.rows)]
+        if server.found:
+            whole.put("x.jsonl", lines(*server.found))
+            land(whole, table)
+            assert current(whole, "t") == expected
+            land_in_runs(split, table, server.found, data)
+            assert current(split, "t") == expected
+            assert len(events(split, "t")) == len(events(whole, "t")) == len(server.found)
+
+
+def landed_in(lab: Lab, *runs: list[Any], **table: Any) -> list[dict[str, Any]]:
+    """What a table holds after runs that found a file each."""
+    for number, found in enumerate(runs):
+        lab.put(f"{number}.jsonl", lines(*found))
+        land(lab, TABLE | table)
+    return current(lab, "t")
+
+
+COPY = [event("r", {"id": n, "v": "copied"}, lsn=100, source={"txId": 9, "snapshot": "true"}) for n in (1, 2)]
+
+
+def written(lsn: int, op: str, key: int, value: str = "", **source: Any) -> Any:
+    """A change of the transaction 8, which was open during the copy."""
+    return event(op, {"id": key, "v": value}, lsn=lsn, source={"txId": 8, **source})
+
+
+@pytest.mark.parametrize("split", [1, 2, 3, 4, 5])
+def test_change_written_before_a_copy_and_committed_behind_it_wins(lab: Lab, split: int) -> None:
+    """Behaviour 29: also one that goes back to a value, and one at the copy's own position."""
+    changes = [written(lsn, "u", 1, value) for lsn, value in ((90, "A"), (92, "B"), (94, "A"), (100, "C"), (104, "D"))]
+    gone = written(96, "d", 2)
+    found = [*COPY, *changes[:3], gone, *changes[3:]]
+    again = [COPY, found]  # adds nothing
+    assert landed_in(lab, found[: split + 1], found[split:], *again) == [{"id": "1", "v": "D"}]
+    assert ops(lab, "t") == "rruuuduu"
+    assert [item.row["v"] for item in events(lab, "t") if item.op == "u"] == ["A", "B", "A", "C", "D"]
+
+
+def test_change_of_a_committed_transaction_is_known_by_its_sequence(lab: Lab) -> None:
+    """Even where its file's name comes first."""
+    behind = written(90, "u", 1, "new", sequence='["110","90"]')
+    before = written(80, "u", 2, "old", txId=7, sequence='["70","80"]')
+    assert landed_in(lab, [before, behind, *COPY]) == [{"id": "1", "v": "new"}, {"id": "2", "v": "copied"}]
+
+
+def test_copy_stays_above_what_it_copied_when_that_is_read_again(lab: Lab) -> None:
+    """Also with other values, by other types."""
+    old, row = written(10, "c", 1, "1"), event("r", {"id": 1, "v": "2"}, lsn=100)
+    expected = [{"id": "1", "v": "2"}]
+    assert landed_in(lab, [old], [row], [old, row], [row, old]) == expected
+    assert ops(lab, "t") == "cr"
+    os.utime(lab.directory / "0.jsonl", (1, 1))
+    land(lab, TABLE | {"types": {"v": "DECIMAL(4,1)"}})
+    assert (ops(lab, "t"), current(lab, "t")) == ("ccr", expected)
+
+
+def test_change_too_far_before_the_copy_it_replaces_fails_its_table(lab: Lab) -> None:
+    far = event("r", {"id": 1}, lsn=2**60)
+    with pytest.raises(DataError, match="bytes before the copied row that it replaces: too far"):
+        landed_in(lab, [far, written(90, "u", 1)])
+
+
+@pytest.mark.parametrize("split", range(6))
+def test_rows_of_an_incremental_snapshot_land_by_their_place_in_the_stream(lab: Lab, split: int) -> None:
+    """Behaviour 29: since 2.0 the connector gives them no LSN; the signals are events of another table."""
+    part = {"snapshot": "incremental", "lsn": None, "txId": None, "sequence": '["98","95"]'}
+    found = [
+        event("u", {"id": 1, "v": "older"}, lsn=97),
+        event("c", {"id": "x", "type": "snapshot-window-close"}, lsn=95, source={"table": "debezium_signal"}),
+        *(event("r", {"id": n, "v": "read"}, source=part) for n in (1, 2, 3)),
+        written(96, "u", 2, "newer", sequence='["98","96"]'),
+        written(99, "u", 3, "newer", sequence='["98","99"]'),
+    ]
+    assert landed_in(lab, found[:split], found[split:], found, events_of="public.t") == [
+        {"id": "1", "v": "read"},
+        {"id": "2", "v": "newer"},
+        {"id": "3", "v": "newer"},
+    ]
+    assert len(ops(lab, "t")) == 6
+    assert letters(lab) == []
+
+
+def test_row_of_an_incremental_snapshot_at_the_last_change_s_position_is_read_behind_it(lab: Lab) -> None:
+    read = event("r", {"id": 1, "v": "read"}, lsn=100, source={"snapshot": "incremental"})
+    assert landed_in(lab, [written(100, "u", 1, "older"), read]) == [{"id": "1", "v": "read"}]
+    assert landed_in(lab, [written(101, "u", 1, "newer"), read]) == [{"id": "1", "v": "newer"}]
 
 
 @contextmanager
@@ -724,25 +913,52 @@ def labs() -> Iterator[tuple[Lab, Lab]]:
 
 # Values that were not sent, masks, columns that change
 
-UNSENT_ARRAYS = {
-    "text": UNSENT,
-    "bytes": base64.b64encode(UNSENT.encode()).decode(),
-    "texts": [UNSENT],
-    "numbers": list(UNSENT.encode()),
-    "map": {UNSENT: UNSENT},
+PLACEHOLDERS = {  # as Debezium's UnchangedToastedPlaceholder makes them
+    UNSENT: {
+        "text": UNSENT,
+        "bytes": "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==",
+        "hex": UNSENT.encode().hex(),
+        "texts": [UNSENT],
+        "many_bytes": ["X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="],
+        "uuids": [str(UUID(bytes=hashlib.md5(UNSENT.encode()).digest(), version=3))],
+        "numbers": list(UNSENT.encode()),
+        "fractions": [float(byte) for byte in UNSENT.encode()],
+        "decimals": [json.loads(b64(bytes([byte]))) for byte in UNSENT.encode()],
+        "any_decimals": [{"scale": 0, "value": json.loads(b64(bytes([byte])))} for byte in UNSENT.encode()],
+        "hstore": {UNSENT: UNSENT},
+        "hstore_as_json": f'{{"{UNSENT}":"{UNSENT}"}}',
+    },
+    'fehlt "hier" \u00e9': {
+        "text": 'fehlt "hier" \u00e9',
+        "bytes": "ZmVobHQgImhpZXIiIMOp",
+        "hex": "6665686c742022686965722220c3a9",
+        "texts": ['fehlt "hier" \u00e9'],
+        "numbers": [102, 101, 104, 108, 116, 32, 34, 104, 105, 101, 114, 34, 32, -61, -87],
+        "hstore": {'fehlt "hier" \u00e9': 'fehlt "hier" \u00e9'},
+    },
 }
 
 
-def test_values_that_were_not_sent_are_named_and_null(lab: Lab) -> None:
-    """Behaviour 18."""
-    row = {"id": 1, **UNSENT_ARRAYS, "near": f"{UNSENT}!", "none": None}
+@pytest.mark.parametrize("mask", [(), ("text", "bytes", "numbers", "hstore")], ids=["plain", "masked"])
+@pytest.mark.parametrize("word", PLACEHOLDERS, ids=["default", "configured"])
+def test_values_that_were_not_sent_are_named_and_null(lab: Lab, word: str, mask: tuple[str, ...]) -> None:
+    """Behaviour 18: in every type's form, of any word."""
+    unsent = PLACEHOLDERS[word]
+    row = {"id": 1, **unsent, "near": f"{word}!", "none": None, "some": [*unsent["numbers"], 1]}
     lab.put("x.jsonl", lines(event("u", row, lsn=1), event("d", row, lsn=2)))
-    land(lab, TABLE | {"types": {"bytes": "bytes"}})
+    land(lab, TABLE | {"types": {"bytes": "bytes"}, "mask": list(mask)}, unavailable_value=word)
     update, delete = events(lab, "t")
-    assert set(update.unchanged) == set(UNSENT_ARRAYS)
-    assert all(update.row[name] is None for name in UNSENT_ARRAYS)
-    assert (update.row["near"], update.row["none"]) == (f"{UNSENT}!", None)
+    assert set(update.unchanged) == set(unsent)
+    assert all(update.row[name] is None for name in unsent)
+    assert (update.row["near"], update.row["none"]) == (f"{word}!", None)
+    assert update.row["some"] == json.dumps(row["some"]).replace(" ", "")
     assert (delete.unchanged, delete.row["text"]) == ((), None)
+
+
+def test_word_of_another_connector_is_a_value(lab: Lab) -> None:
+    lab.put("x.jsonl", lines(event("u", {"id": 1, "v": UNSENT})))
+    land(lab, unavailable_value="__unsent")
+    assert events(lab, "t")[0].row["v"] == UNSENT
 
 
 def test_masked_value_is_hashed_before_anything_is_stored(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -839,12 +1055,108 @@ def test_delete_without_a_schema_drops_no_column(lab: Lab) -> None:
     assert lab.rows("SELECT * FROM pyops.schema_changes") == []
 
 
+RESERVED = "column '_op' cannot be landed: pyops reserves the name"
+
+
 def test_column_with_a_name_of_pyops_is_refused_and_can_be_left_out(lab: Lab) -> None:
-    lab.put("a.jsonl", lines(event("c", {"id": 1, "_op": "x"})))
-    with pytest.raises(DataError, match="column '_op' cannot be landed: pyops reserves the name"):
-        land(lab)
+    path = lab.put("a.jsonl", lines(event("c", {"id": 1, "_op": "x"}, lsn=1), event("c", {"id": 2}, lsn=2)))
+    land(lab)
+    assert [item.row for item in events(lab, "t")] == [{"id": "2"}]
+    assert letters(lab, "reason, payload") == [(RESERVED, '{"id":1,"_op":"x"}')]
+    os.utime(path, (1, 1))
     land(lab, TABLE | {"exclude": ["_op"]})
-    assert ops(lab, "t") == "c"
+    assert [item.row["id"] for item in events(lab, "t")] == ["1", "2"]
+    assert letters(lab) == []
+
+
+ID: dict[str, Any] = {"type": "int32", "field": "id"}
+AMOUNT: dict[str, Any] = {"type": "bytes", "name": f"{CONNECT}Decimal", "field": "amount", "parameters": {"scale": "2"}}
+FLAGS: dict[str, Any] = {"type": "bytes", "name": f"{DATA}Bits", "field": "flags", "parameters": {"length": "9"}}
+POISON: dict[
+    str, tuple[list[dict[str, Any]], dict[str, Any], str | None]
+] = {  # columns, their values, and what is said of the row; None: it lands
+    "reserved": ([{"type": "string", "field": "_op"}], {"_op": "x"}, RESERVED),
+    "by case": ([{"type": "string", "field": "ID"}], {"ID": "x"}, "column 'ID' cannot be landed: id differs"),
+    "no name": ([{"type": "string", "field": ""}], {"": "x"}, "the key '' cannot name a column"),
+    "no digits": ([AMOUNT | {"parameters": {"connect.decimal.precision": "0"}}], {"amount": "AA=="}, None),
+    "far scale": (
+        [{"type": "struct", "name": f"{DATA}VariableScaleDecimal", "field": "v"}],
+        {"v": {"scale": -2_000_000_000, "value": "AQ=="}},
+        "it is no scale with a number",
+    ),
+}
+
+
+@pytest.mark.parametrize("schema", [True, False], ids=["schema", "no schema"])
+@pytest.mark.parametrize("poison", POISON)
+def test_row_that_cannot_be_landed_leaves_the_other_rows_and_tables_alone(
+    lab: Lab, poison: str, *, schema: bool
+) -> None:
+    """Behaviour 37: of a file of several tables, one event can stop nothing but itself."""
+    fields, row, said = POISON[poison]
+    said = said if schema or poison != "far scale" else None  # which has no type then
+    bad = event("c", {"id": 2, **row}, lsn=2)
+    lab.put(
+        "all.jsonl",
+        lines(
+            event("c", {"id": 1}, lsn=1),
+            enveloped([ID, *fields], json.dumps(bad)) if schema else bad,
+            event("c", {"id": 3}, lsn=3),
+            event("c", {"id": 4}, lsn=4, source={"table": "orders"}),
+        ),
+    )
+    table = {"path": "all.jsonl", "primary_key": "id"}
+    tables = {"t": table | {"events_of": "public.t"}, "orders": table | {"events_of": "public.orders"}}
+    [done] = capture(lab.configure_files(tables, type="debezium"))
+    assert done.error is None
+    assert [str(item.row["id"]) for item in events(lab, "t")] == (["1", "3"] if said else ["1", "2", "3"])
+    assert [item.row["id"] for item in events(lab, "orders")] == ["4"]
+    found = letters(lab, "table_name, line, reason")
+    assert [(table, line) for table, line, _ in found] == [("t", 2)] * bool(said)
+    assert all(reason.startswith(said or "?") for *_, reason in found)
+
+
+def test_table_that_duckdb_refuses_leaves_the_other_tables_alone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = StagedEvents.writes
+
+    def writes(events: StagedEvents, *arguments: Any) -> Any:
+        if events.table.name == "t":
+            events.stage.connection.execute("SELECT 'secret'::INTEGER")
+        return original(events, *arguments)
+
+    monkeypatch.setattr(StagedEvents, "writes", writes)
+    lab.put("t.jsonl", lines(event("c", ROW)))
+    lab.put("u.jsonl", lines(event("c", ROW, source={"table": "u"})))
+    tables = {name: {"path": f"{name}.jsonl", "primary_key": "id"} for name in "tu"}
+    [done] = capture(lab.configure_files(tables, type="debezium"))
+    assert [run.status for run in done.runs] == ["failed", "succeeded"]
+    assert str(done.error) == ("web.t: DuckDB cannot take its events (ConversionException); nothing of them is landed")
+    assert ops(lab, "u") == "c"
+
+
+@pytest.mark.parametrize("names", [("n", "h"), ("u", "s"), ("name", "token")])
+def test_columns_may_have_any_name_beside_numbers_and_unsent_values(lab: Lab, names: tuple[str, str]) -> None:
+    fields = [ID, AMOUNT, FLAGS, *({"type": "string", "field": name} for name in names)]
+    row = {"id": 1, "amount": json.loads(twos(12345)), "flags": "", names[0]: "x", names[1]: UNSENT}
+    lab.put("x.jsonl", lines(enveloped(fields, json.dumps(event("u", row)))))
+    land(lab)
+    [found] = events(lab, "t")
+    expected = {"id": 1, "amount": Decimal("123.45"), "flags": "", names[0]: "x", names[1]: None}
+    assert (found.row, found.unchanged) == (expected, (names[1],))
+
+
+@pytest.mark.parametrize(
+    ("count", "size"), [(700, 6_400), (2_000, 20_000), (30, 1_000_000)], ids=["6.4 kB", "20 kB", "1 MB"]
+)
+def test_wide_events_land_in_the_memory_that_the_widest_of_them_need(lab: Lab, count: int, size: int) -> None:
+    """Behaviour 3."""
+    text = "".join(random.Random(1).choices(string.ascii_letters, k=size))
+    rows = ({"id": n, "doc": f"{n} {text}"} for n in range(count))
+    lab.put("x.jsonl", lines(*(event("c", row, lsn=n) for n, row in enumerate(rows, 1))))
+    [run] = land(lab)
+    assert (run.rows_written, run.rows_dead_lettered) == (count, 0)
+    found = lab.rows("SELECT count(*), min(length(doc)), max(length(doc)) FROM raw.t__changes")
+    assert found == [(count, size + 2, size + 1 + len(str(count - 1)))]
 
 
 # Running

@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
+import duckdb
+
 from pyops.cdc.debezium.envelope import COUNTED
 from pyops.cdc.debezium.land import StagedEvents
+from pyops.config.model import DebeziumSource
 from pyops.config.project import Project, Table
-from pyops.errors import DataError, PyopsError, UsageError
+from pyops.errors import DataError, OperationError, PyopsError, UsageError
 from pyops.interrupt import interruptible
 from pyops.sources.files.find import File, find
 from pyops.sources.protocol import ChangeSource, Chunk, Look
+from pyops.staging.connect_types import unavailable
 from pyops.staging.file import Stage
 from pyops.warehouse.protocol import Commit, TableState
 from pyops.warehouse.recording import Recording
@@ -33,7 +37,10 @@ class Changes(ChangeSource):
                 hint="let the connector take a snapshot: its events land like any other",
             )
         self.project = project
-        self.salt = project.config.sources[source].mask_salt
+        settings = project.config.sources[source]
+        assert isinstance(settings, DebeziumSource)
+        self.salt = settings.mask_salt
+        self.unavailable = unavailable(settings.unavailable_value)
         self.tables = project.cdc_tables(source)
         self.states: dict[Table, TableState] = {}
 
@@ -66,8 +73,17 @@ class Changes(ChangeSource):
         return [file for file in found if known.get(file.name) != (file.size, file.changed_ns)]
 
     def _stage(self, table: Table, found: list[File], stage: Stage, recording: Recording) -> Commit:
+        try:
+            return self._staged(table, found, stage, recording)
+        except (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError, duckdb.InternalError) as error:
+            raise OperationError(  # whose message may quote a value
+                f"{table}: DuckDB cannot take its events ({type(error).__name__}); nothing of them is landed",
+                hint="report it with an event of that table; other tables are landed",
+            ) from error
+
+    def _staged(self, table: Table, found: list[File], stage: Stage, recording: Recording) -> Commit:
         state = self.states[table]
-        events = StagedEvents(stage, table, self.salt, state.columns)
+        events = StagedEvents(stage, table, self.salt, self.unavailable, state.columns)
         interruptible(lambda: events.read(found), cancel=stage.connection.interrupt)
         recording.note(rows_read=events.lines, bytes_read=sum(file.size for file in found))
         names = [file.name for file in found]

@@ -5,19 +5,19 @@ The envelope (Debezium's documentation, "Data change events") may be bare, wrapp
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyops.sources.files.json import NOT_BLANK, marked_if_needed
 from pyops.sql import identifier, json_pointer, literal
 from pyops.staging import casts
-from pyops.staging.connect_types import UNAVAILABLE, ConnectType, unavailable
+from pyops.staging.connect_types import ConnectType
 
 COUNTED = ("tombstones", "heartbeats", "transaction events", "messages", "events of other tables")
 # What an event has besides its row, until it gets its place in the log.
 META = {
     "_op": "VARCHAR", "_lsn": "BIGINT", "_order": "BIGINT", "_xid": "BIGINT",
-    "_committed_at": "TIMESTAMP", "_unchanged": "VARCHAR[]",
+    "_committed_at": "TIMESTAMP", "_unchanged": "VARCHAR[]", "_since": "BIGINT", "_copied": "BOOLEAN",
 }  # fmt: skip
 
 _WORDS = {  # where the single values of an event are; ts_sec was before Debezium 0.10
@@ -27,6 +27,7 @@ _WORDS = {  # where the single values of an event are; ts_sec was before Debeziu
     "commit_lsn": "/source/commit_lsn", "scn": "/source/scn", "ts_ns": "/source/ts_ns",
     "ts_us": "/source/ts_us", "ts_ms": "/source/ts_ms", "ts_sec": "/source/ts_sec",
     "xid": "/source/txId", "order": "/transaction/total_order",
+    "snapshot": "/source/snapshot", "sequence": "/source/sequence",
 }  # fmt: skip
 _NUMBERS = {word: f"w[{number}]" for number, word in enumerate(_WORDS, 1)}
 _BEFORE, _AFTER = "parts[1]", "parts[2]"
@@ -47,10 +48,11 @@ def _fields(struct: Any) -> list[dict[str, Any]]:
     return [item for item in listed if isinstance(item, dict) and isinstance(item.get("field"), str)]
 
 
-def parsed(mark: str, *, table: str, skips_others: bool, key: tuple[str, ...]) -> str:
+def parsed(mark: str, *, table: str, skips_others: bool, key: tuple[str, ...], unavailable: Sequence[str]) -> str:
     """The SELECT that parses the lines of ``chunk``, whose numbers get a mark (see files/json.py).
 
-    ``text`` is the row as JSON, ``kind`` one of COUNTED or ``row``, ``_order`` a place in the transaction.
+    ``text`` is the row as JSON, ``kind`` one of COUNTED or ``row``, ``_order`` a place in the transaction, ``_since``
+    the last commit before it, ``_copied`` whether it comes before the changes of its position.
     """
     w = _NUMBERS
     name = f"concat_ws('.', {w['db']}, nullif({w['schema']}, ''), nullif({w['table']}, ''))"
@@ -96,7 +98,7 @@ def parsed(mark: str, *, table: str, skips_others: bool, key: tuple[str, ...]) -
     words = ", ".join(map(literal, _WORDS.values()))
     # Of these, no two transactions share a position.
     is_exact = "len(list_intersect(source_keys, ['lsn', 'file', 'change_lsn'])) > 0"
-    may_lack = " OR ".join(f"contains(row, {literal(text)})" for text in UNAVAILABLE)
+    may_lack = " OR ".join(f"contains(row, {literal(part)})" for part in sorted(set(map(_part, unavailable))))
     return f"""
     WITH events AS ({_events(mark)}),
     words AS (
@@ -111,7 +113,8 @@ def parsed(mark: str, *, table: str, skips_others: bool, key: tuple[str, ...]) -
     SELECT line, row AS text, schema, coalesce(kind, 'row') AS kind, fault, {w["op"]} AS _op,
         lsn AS _lsn, CASE WHEN {is_exact} THEN {_whole(w["order"])} END AS _order,
         {_whole(w["xid"])} AS _xid, TRY(make_timestamp({_microseconds()})) AS _committed_at,
-        {may_lack} AS _unavailable
+        {may_lack} AS _unavailable, {_of_sequence("^.")} AS _since,
+        {w["op"]} = 'r' AND {w["snapshot"]} IS DISTINCT FROM 'incremental' AS _copied
     FROM judged
     """
 
@@ -180,7 +183,10 @@ def _position() -> str:
     packed = f"coalesce({w['change_lsn']}, {w['commit_lsn']})"
     fits = "00[0-7][0-9a-fA-F]{5}:00[0-9a-fA-F]{6}:[0-9a-fA-F]{4}"
     log, block, slot = (f"('0x' || split_part({packed}, ':', {n}))::BIGINT" for n in (1, 2, 3))
+    # A row of PostgreSQL's incremental snapshots has no LSN, but comes behind all that was streamed.
+    streamed = f"greatest({_of_sequence('^.')}, {_of_sequence('^.*,')})"
     return f"""CASE
+        WHEN {w["snapshot"]} = 'incremental' AND {streamed} IS NOT NULL THEN {streamed}
         WHEN list_contains(source_keys, 'lsn') THEN {_whole(w["lsn"])}
         WHEN list_contains(source_keys, 'file') THEN
             CASE WHEN {number} < {2**31} AND {place} < {2**32}
@@ -197,6 +203,11 @@ def _microseconds() -> str:
     return f"coalesce({w['ts_ns']} // 1000, {w['ts_us']}, {w['ts_ms']} * 1000, {w['ts_sec']} * 1000000)"
 
 
+def _of_sequence(before: str) -> str:
+    """Of PostgreSQL's ``sequence`` the LSN behind a pattern: the last commit's, then the event's own."""
+    return _whole(f"""regexp_extract({_NUMBERS["sequence"]}, '{before}"(\\d+)"', 1)""")
+
+
 def _whole(word: str) -> str:
     return f"CASE WHEN regexp_full_match({word}, '\\d{{1,19}}') THEN TRY_CAST({word} AS BIGINT) END"
 
@@ -205,25 +216,31 @@ def _text(row: str, column: str) -> str:
     return f"json_extract_string({row}, {literal(json_pointer(column))})"
 
 
-def lacking(columns: Mapping[str, str | None]) -> str:
-    """Selects whether each column has a value that was not sent, given the salt of hashed ones."""
+def _part(unavailable: str) -> str:
+    """What a row has in its JSON if it has such a value; fractions are marked there, so the first of them."""
+    if unavailable[0] not in "[{":
+        return json.dumps(unavailable, ensure_ascii=False)[1:-1]
+    return unavailable[1:].partition(",")[0] if ".0," in unavailable else unavailable
+
+
+def lacking(columns: Mapping[str, Sequence[str]]) -> str:
+    """Selects whether each column has a value that was not sent, given the texts that stand for one."""
     found = ", ".join(f"coalesce(bool_or({_stands_for(*item)}), false)" for item in columns.items())
     return f"SELECT {found} FROM arrived WHERE _unavailable"
 
 
-def without_unavailable(columns: Mapping[str, str | None]) -> str:
+def without_unavailable(columns: Mapping[str, Sequence[str]]) -> str:
     """The UPDATE that notes which values were not sent, and removes what stands for them."""
     names, sets = [], []
-    for name, salt in columns.items():
-        found, column = _stands_for(name, salt), identifier(name)
-        names.append(f"CASE WHEN {found} THEN {literal(name)} END")
+    for name, texts in columns.items():
+        found, column = _stands_for(name, texts), identifier(name)
+        names.append(f"CASE WHEN {found} THEN [{literal(name)}] ELSE [] END")
         sets.append(f"{column} = CASE WHEN NOT {found} THEN {column} END")
     return (
         f"UPDATE arrived SET {', '.join(sets)}, _unchanged = CASE WHEN _op <> 'd' THEN"
-        f" list_filter([{', '.join(names)}]::VARCHAR[], lambda name: name IS NOT NULL) ELSE [] END"
-        " WHERE _unavailable"
+        f" flatten([{', '.join(names)}]::VARCHAR[][]) ELSE [] END WHERE _unavailable"
     )
 
 
-def _stands_for(name: str, salt: str | None) -> str:
-    return f"{identifier(name)} IN ({unavailable(salt)})"
+def _stands_for(name: str, texts: Sequence[str]) -> str:
+    return f"coalesce({identifier(name)} IN ({', '.join(map(literal, texts))}), false)"

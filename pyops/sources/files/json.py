@@ -6,7 +6,7 @@ a string first, with a mark that is nowhere in the text, and the mark is removed
 
 import random
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,15 +47,24 @@ _MARKS = [f"\\u00{code:02d}" for code in (*range(1, 8), *range(10, 20))]
 
 @dataclass
 class Rows:
-    """Lands rows of JSON in ``arrived``, whose columns are the keys met, none of ``taken``."""
+    """Lands rows of JSON in ``arrived``, whose columns are the keys met, none of ``taken``.
+
+    Keys that cannot be columns beside the others are a DataError, or refuse their rows alone if ``refuses``.
+    """
 
     connection: duckdb.DuckDBPyConnection
     columns: dict[str, str] = field(default_factory=dict)
     taken: Sequence[str] = TAKEN
     value: Callable[[str, str], str | None] = lambda key, text: text
+    refuses: bool = False
 
-    def land(self, table: pa.Table, name: str, *, mark: str = "") -> tuple[list[str], list[Refused]]:
-        """Lands ``line``, ``text`` and further columns; returns keys and what was refused."""
+    def land(
+        self, table: pa.Table, name: str, *, mark: str = "", fields: Collection[str] = ()
+    ) -> tuple[list[str], list[Refused]]:
+        """Lands ``line``, ``text`` and further columns; returns keys and what was refused.
+
+        ``fields`` are columns even if no row has them.
+        """
         with registered(self.connection, table):
             refused = self._no_objects(mark)
         table = without(table, refused)
@@ -64,14 +73,15 @@ class Rows:
                 f"SELECT json_keys(text) AS keys FROM chunk WHERE {NOT_BLANK} GROUP BY keys ORDER BY min(line)"
             ).fetchall()
             shapes = [keys for (keys,) in found]
-            if bad := [keys for keys in shapes if _fault_of(keys)]:
-                refused += self._misnamed(bad, mark)
-                shapes = [keys for keys in shapes if keys not in bad]
+            common = self._fault([*fields], name)
+            faults = {tuple(keys): fault for keys in shapes if (fault := common or self._fault(keys, name))}
+            if faults:
+                refused += self._misnamed(faults, mark)
+                shapes = [keys for keys in shapes if tuple(keys) not in faults]
         table = without(table, refused)
         keys = list(dict.fromkeys(key for shape in shapes for key in shape))
         keys = [key for key in keys if self.value(key, "") is not None]
-        new = {key: "VARCHAR" for key in keys if key not in self.columns}
-        add_columns(self.connection, self.columns, new, name, taken=self.taken)
+        self._add(keys, name)
         with registered(self.connection, table):
             self._insert(keys, name, mark, table)
         return keys, refused
@@ -88,13 +98,27 @@ class Rows:
             for line, text, valid in found
         ]
 
-    def _misnamed(self, shapes: list[list[str]], mark: str) -> list[Refused]:
+    def _fault(self, keys: Sequence[str], name: str) -> str:
+        """Why an object's keys cannot be columns; if ``refuses`` and they can, they are afterwards."""
+        if (fault := _fault_of(keys)) or not self.refuses:
+            return fault
+        try:
+            self._add([key for key in keys if self.value(key, "") is not None], name)
+        except DataError as error:
+            return str(error).removeprefix(f"{name}: ")
+        return ""
+
+    def _add(self, keys: Sequence[str], name: str) -> None:
+        if new := {key: "VARCHAR" for key in keys if key not in self.columns}:
+            add_columns(self.connection, self.columns, new, name, taken=self.taken)
+
+    def _misnamed(self, faults: Mapping[tuple[str, ...], str], mark: str) -> list[Refused]:
         found = self.connection.execute(
             f"SELECT line, {_unmarked('text', mark)}, json_keys(text) FROM chunk"
             f" WHERE {NOT_BLANK} AND json_keys(text) IN (SELECT unnest(?)) ORDER BY line",
-            [shapes],
+            [[list(keys) for keys in faults]],
         ).fetchall()
-        return [Refused(line, text, _fault_of(keys)) for line, text, keys in found]
+        return [Refused(line, text, faults[tuple(keys)]) for line, text, keys in found]
 
     def _insert(self, keys: list[str], name: str, mark: str, table: pa.Table) -> None:
         pointers = ", ".join(literal(json_pointer(key)) for key in keys)
@@ -219,7 +243,7 @@ def _candidates() -> Iterator[str]:
         yield "".join(random.choices(_MARKS, k=6))
 
 
-def _fault_of(keys: list[str]) -> str:
+def _fault_of(keys: Sequence[str]) -> str:
     """Why an object's keys cannot be columns; empty if they can."""
     seen = set()
     for key in keys:
