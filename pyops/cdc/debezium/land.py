@@ -103,7 +103,7 @@ class StagedEvents:
         for schema in pc.unique(rows["schema"]).to_pylist():
             is_its = pc.equal(rows["schema"], schema) if schema else pc.is_null(rows["schema"])
             refused += self._add(rows.filter(is_its), schema, file, mark)
-        refuse(connection, file, refused, hides=config.hides_columns)
+        refuse(connection, file.name, refused, hides=config.hides_columns)
 
     def _add(self, rows: pa.Table, schema: str | None, file: File, mark: str) -> list[Refused]:
         """Stages rows of one schema; returns what has keys that cannot be columns."""
