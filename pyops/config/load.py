@@ -10,18 +10,10 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pyops.config.model import (
-    Config,
-    DeadLetters,
-    Expectation,
-    Gates,
-    Limit,
-    Reference,
-    Source,
-    SourceConfig,
-    Warehouse,
-)
+from pyops.config.model import Config, DeadLetters, Retry, Source, SourceConfig, Warehouse
 from pyops.config.project import Project, Table
+from pyops.config.rest import NESTED
+from pyops.config.thresholds import Expectation, Gates, Limit, Reference
 from pyops.errors import UsageError
 from pyops.words import did_you_mean
 
@@ -121,9 +113,7 @@ def _expand(value: Any, document: _Document, location: tuple[str, ...]) -> Any:
 def _explain(error: dict[str, Any]) -> tuple[list[str], str, str]:
     """Where pydantic found a problem, the problem in plain words, and a hint."""
     location = [str(part) for part in error["loc"]]
-    kind = ""
-    if location[:1] == ["sources"] and len(location) > 2 and location[2] in _SOURCES:
-        kind = location.pop(2)  # pydantic names the kind of source on the way
+    kind, kinds = _kind_of(location)
     where, given, context = ".".join(location), error["input"], error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
@@ -138,7 +128,7 @@ def _explain(error: dict[str, Any]) -> tuple[list[str], str, str]:
             nearest = did_you_mean(str(word), known) or f"it is one of: {', '.join(known)}"
             return location, f"{'.'.join(location)}: unknown word {word!r}", nearest
         case "union_tag_not_found":
-            return location, f"'{where}.type' is missing", f"it is one of: {', '.join(_SOURCES)}"
+            return location, f"'{where}.type' is missing", f"it is one of: {', '.join(kinds)}"
         case "missing":
             section = _section(location[:-1], kind)
             keys = [name for name, field in section.model_fields.items() if field.is_required()]
@@ -159,6 +149,19 @@ def _explain(error: dict[str, Any]) -> tuple[list[str], str, str]:
     return location, f"{where}: {reason}", ""
 
 
+def _kind_of(location: list[str]) -> tuple[str, list[str]]:
+    """The kind of what stands at a location, and its kinds; takes their names, which pydantic puts in, out of it."""
+    kind, kinds = "", list[str](_SOURCES)
+    if location[:1] == ["sources"] and len(location) > 2 and location[2] in _SOURCES:
+        kind = location.pop(2)
+    for key, above in (("auth", ["sources"]), ("paginator", ["sources", "tables"])):
+        if location[: 2 * len(above) : 2] == above and location[2 * len(above) :][:1] == [key]:
+            kinds = list(NESTED[key])
+            if location[2 * len(above) + 1 :] and location[2 * len(above) + 1] in kinds:
+                kind = location.pop(2 * len(above) + 1)
+    return kind, kinds
+
+
 _SOURCES: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {  # each kind, and its tables
     get_args(kind.model_fields["type"].annotation)[0]: (kind, get_args(kind.model_fields["tables"].annotation)[1])
     for kind in get_args(get_args(Source)[0])
@@ -172,6 +175,10 @@ def _section(location: list[str], kind: str) -> type[BaseModel]:
             return Warehouse
         case ["dead_letters"]:
             return DeadLetters
+        case ["sources", _, ("auth" as key)] | ["sources", _, "tables", _, ("paginator" as key)] if kind in NESTED[key]:
+            return NESTED[key][kind]
+        case ["sources", _, "retry"]:
+            return Retry
         case ["sources", _]:
             return _SOURCES[kind][0] if kind else SourceConfig
         case ["sources", _, "tables", _]:

@@ -1,18 +1,17 @@
 """pyops.yml: what to land, from where, how. Reading it touches no server and no warehouse."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from pyops.config.units import duration, size
-from pyops.errors import UsageError
-from pyops.staging.casts import check_type
+from pyops.config.rest import Auth, Dotted, HeaderText, Paginator, SinglePage, Url
+from pyops.config.sections import ConnectTypes, Duration, Lookback, Names, Section, Size, Types
+from pyops.config.thresholds import Gates
 from pyops.staging.connect_types import UNAVAILABLE
-from pyops.staging.connect_types import check_type as check_connect_type
 
 Mode = Literal["full", "incremental", "partition", "cdc"]
 Write = Literal["append", "delete_insert", "merge", "swap"]
@@ -25,134 +24,7 @@ WRITES: Mapping[Mode, tuple[Write, ...]] = {  # the first is the default
 }
 
 
-def _duration(value: object) -> object:
-    return duration(value) if isinstance(value, str) else value
-
-
-def _names(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _types(check: Callable[[str], str]) -> Callable[[dict[str, str]], dict[str, str]]:
-    def normalized(types: dict[str, str]) -> dict[str, str]:
-        try:
-            return {name: check(type_) for name, type_ in types.items()}
-        except UsageError as error:
-            raise ValueError(f"{error}; {error.hint}") from None
-
-    return normalized
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
-Lookback = Annotated[timedelta | int | float, BeforeValidator(_duration)]
-Size = Annotated[int, BeforeValidator(lambda value: size(str(value)))]
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
-Types = Annotated[dict[str, str], AfterValidator(_types(check_type))]
-ConnectTypes = Annotated[dict[str, str], AfterValidator(_types(check_connect_type))]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-OnFail = Literal["fail", "warn", "dead_letter"]
-_T = TypeVar("_T")
-
-
-def _limit(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError(f"invalid number {str(value).lower()!r}")  # noqa: TRY004 (for pydantic)
-    return _under("threshold", value)
-
-
-def _under(key: str, value: object) -> object:
-    return value if isinstance(value, dict | BaseModel) else {key: value}
-
-
-class Limit(_Section, Generic[_T]):
-    """A gate's threshold, and what happens beyond it if that is not the table's ``on_fail``."""
-
-    threshold: _T
-    on_fail: OnFail | None = None
-
-
-class Expectation(_Section):
-    """A condition in SQL that every row must meet; NULL meets it, as in SQL's CHECK."""
-
-    check: str = Field(min_length=1)
-    on_fail: OnFail | None = None
-
-
-class Reference(_Section):
-    """The warehouse column, ``schema.table.column``, in which a column's values must be found."""
-
-    to: str
-    on_fail: OnFail | None = None
-
-    @field_validator("to")
-    @classmethod
-    def _has_three_parts(cls, value: str) -> str:
-        if not re.fullmatch(r"[^.]+\.[^.]+\.[^.]+", value):
-            raise ValueError(f"invalid reference {value!r}: write schema, table and column, like raw.users.id")
-        return value
-
-    @property
-    def table(self) -> tuple[str, str]:
-        schema, name, _ = self.to.split(".")
-        return schema, name
-
-    @property
-    def column(self) -> str:
-        return self.to.rpartition(".")[2]
-
-
-_Rate = Annotated[float, Field(ge=0, le=1)]
-_MaxRate = Annotated[Limit[_Rate], BeforeValidator(_limit)]
-_MaxAge = Annotated[Limit[Duration], BeforeValidator(_limit)]
-_MinRows = Annotated[Limit[Annotated[int, Field(ge=0)]], BeforeValidator(_limit)]
-_Within = Annotated[Limit[Annotated[float, Field(ge=0, allow_inf_nan=False)]], BeforeValidator(_limit)]
-_Expect = Annotated[Expectation, BeforeValidator(lambda value: _under("check", value))]
-_Reference = Annotated[Reference, BeforeValidator(lambda value: _under("to", value))]
-
-
-class Gates(_Section):
-    """What staged rows must pass; a gate is a threshold, or a mapping with ``on_fail``."""
-
-    min_rows: _MinRows | None = None
-    max_null_rate: dict[str, _MaxRate] = {}
-    max_duplicate_rate: dict[str, _MaxRate] = {}
-    max_age: dict[str, _MaxAge] = {}
-    row_count_within: _Within | None = None
-    expect: dict[str, _Expect] = {}
-    references: dict[str, _Reference] = {}
-    on_fail: OnFail = "fail"
-
-    @model_validator(mode="after")
-    def _is_coherent(self) -> Self:
-        of_all_rows: dict[str, Iterable[Limit[Any] | None]] = {
-            "min_rows": [self.min_rows],
-            "max_duplicate_rate": self.max_duplicate_rate.values(),
-            "max_age": self.max_age.values(),
-            "row_count_within": [self.row_count_within],
-        }
-        for gate, limits in of_all_rows.items():
-            if any(limit and (limit.on_fail or self.on_fail) == "dead_letter" for limit in limits):
-                raise ValueError(
-                    f"{gate} cannot dead_letter: it judges all rows together;"
-                    " give it its own on_fail: {threshold: ..., on_fail: fail}"
-                )
-        for columns in self.max_duplicate_rate:
-            if not all(split_columns(columns)):
-                raise ValueError(f"max_duplicate_rate: invalid columns {columns!r}: join names by commas")
-        return self
-
-
-def split_columns(names: str) -> list[str]:
-    """The column names that are joined by commas."""
-    return [name.strip() for name in names.split(",")]
-
-
-class TableConfig(_Section):
+class TableConfig(Section):
     """How one table is landed, whatever its source; docs/configuration.md explains the keys."""
 
     mode: Mode
@@ -240,7 +112,15 @@ class TableConfig(_Section):
         return self.write_pattern == "merge" or (self.write_pattern == "delete_insert" and self.mode == "incremental")
 
 
-class SourceConfig(_Section):
+class Retry(Section):
+    """How often what failed for a passing reason is tried in all, and how long between two attempts."""
+
+    attempts: Annotated[int, Field(ge=1)] = 4
+    base_delay: Duration = timedelta(seconds=1)
+    max_delay: Duration = timedelta(minutes=1)
+
+
+class SourceConfig(Section):
     """What a source of any kind has, beside its ``tables``; ``type`` is its kind."""
 
     has_changes: ClassVar[bool] = False  # whether its tables may have mode cdc
@@ -249,6 +129,7 @@ class SourceConfig(_Section):
 
     type: str
     mask_salt: str = Field("", repr=False)
+    retry: Retry = Retry()
 
 
 class PostgresTable(TableConfig):
@@ -368,23 +249,74 @@ class DebeziumSource(SourceConfig):
     tables: dict[str, DebeziumTable]
 
 
-Source = Annotated[PostgresSource | FilesSource | DebeziumSource, Field(discriminator="type")]
+class RestTable(TableConfig):
+    """How the rows of one path of an API become a table."""
+
+    path: str
+    params: dict[str, str | bool | int | float | date | datetime] = Field({}, repr=False)
+    data_selector: Dotted = ""
+    paginator: Paginator = SinglePage()
+    max_pages: int = Field(10_000, ge=1)
+    cursor: str | None = None
+    start_param: str | None = None
+    types: Types = {}
+
+    @field_validator("path")
+    @classmethod
+    def _is_below_the_base(cls, path: str) -> str:
+        if "?" in path or "#" in path or "://" in path:
+            raise ValueError("write what follows base_url, like /payments; parameters go into params")
+        return path
+
+    @property
+    def declared_types(self) -> Mapping[str, str]:
+        return self.types
+
+    @property
+    def cursor_column(self) -> str | None:
+        return self.cursor
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if self.mode not in {"full", "incremental"}:
+            yield f"an API cannot be landed by mode {self.mode}: use full or incremental"
+        if self.mode == "incremental" and not (self.cursor and self.start_param):
+            yield "mode incremental needs a cursor and a start_param: what grows, and the parameter to ask from it"
+        if self.mode != "incremental" and (self.cursor or self.start_param):
+            yield f"cursor and start_param mean nothing to mode {self.mode}"
+        if self.write_pattern == "append":
+            yield "an API cannot append: rows at the watermark are read again; write by merge"
 
 
-class Warehouse(_Section):
+class RestSource(SourceConfig):
+    """An HTTP API and the tables landed from it."""
+
+    type: Literal["rest"]
+    base_url: Url
+    auth: Auth | None = None
+    headers: dict[HeaderText, HeaderText] = Field({}, repr=False)
+    connect_timeout: Duration = timedelta(seconds=10)
+    read_timeout: Duration = timedelta(seconds=60)
+    tables: dict[str, RestTable]
+
+
+Source = Annotated[PostgresSource | FilesSource | DebeziumSource | RestSource, Field(discriminator="type")]
+
+
+class Warehouse(Section):
     """The DuckDB file, and how long a run waits for another process to release it."""
 
     path: Path = Path("warehouse.duckdb")
     lock_timeout: Duration = timedelta(minutes=1)
 
 
-class DeadLetters(_Section):
+class DeadLetters(Section):
     """A JSON-lines file that mirrors the dead letters, relative to the project."""
 
     path: Path | None = None
 
 
-class Config(_Section):
+class Config(Section):
     """The whole of pyops.yml."""
 
     warehouse: Warehouse = Warehouse()

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
-from pyops.config.model import Config, DebeziumTable, FilesTable, PostgresSource, PostgresTable, TableConfig
+from pyops.config.model import Config, DebeziumTable, FilesTable, PostgresSource, PostgresTable, RestTable, TableConfig
 from pyops.errors import OperationError, UsageError
 from pyops.records import TableId
 from pyops.words import did_you_mean
@@ -51,6 +51,14 @@ class Table(TableId):
                 hint=f"pyops extract {self} --full-refresh lands it anew",
             )
 
+    def refuse_other_cursor(self, cursor: str | None) -> None:
+        """Refuses to go on from a watermark of another column."""
+        if cursor not in (None, self.config.cursor_column):
+            raise UsageError(
+                f"{self}: its watermark is of column {cursor}, the configuration says {self.config.cursor_column}",
+                hint="run it once with --full-refresh",
+            )
+
     @property
     def postgres(self) -> PostgresTable:
         assert isinstance(self.config, PostgresTable)
@@ -59,6 +67,11 @@ class Table(TableId):
     @property
     def files(self) -> FilesTable:
         assert isinstance(self.config, FilesTable)
+        return self.config
+
+    @property
+    def rest(self) -> RestTable:
+        assert isinstance(self.config, RestTable)
         return self.config
 
     @property

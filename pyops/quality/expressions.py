@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import duckdb
 
-from pyops.config.model import Reference
+from pyops.config.thresholds import Reference
 from pyops.errors import UsageError
 from pyops.sql import identifier, qualified
 from pyops.words import did_you_mean

@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from pyops.config.model import Gates, Limit, OnFail, split_columns
+from pyops.config.thresholds import Gates, Limit, OnFail, split_columns
 from pyops.errors import DataError, UsageError
 from pyops.quality.expressions import (
     VALUE_ERRORS,

@@ -3,16 +3,16 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Literal
 
 from pyops.config.days import Days
 from pyops.config.project import Project, Table
-from pyops.errors import PyopsError
+from pyops.errors import PyopsError, UsageError
 from pyops.records import Run
 from pyops.staging.file import Stage
-from pyops.warehouse.protocol import CaptureState, Commit, TableState
+from pyops.warehouse.protocol import ByKey, CaptureState, Commit, TableState
 from pyops.warehouse.recording import Recording
 
 WritePattern = Literal["append", "delete_insert", "merge", "swap"]
@@ -56,6 +56,21 @@ class Staged:
     rows_read: int
     bytes_read: int
     null_cursors: int = 0
+
+    def as_comparison(self, table: Table, state: TableState) -> "Staged":
+        """The same of a whole table, to make the target equal to it; the watermark stays."""
+        scope = ByKey(table.config.primary_key, skips_unchanged=True, deletes_extra=True)
+        [write] = self.commit.writes
+        write = replace(write, scope=scope, watermark=None, expects_load=state.last_load)
+        return replace(self, commit=replace(self.commit, writes=(write,)))
+
+
+def require_key(table: Table) -> None:
+    """Refuses to compare rows that nothing identifies."""
+    if not table.config.primary_key:
+        raise UsageError(
+            f"{table}: rows without a primary_key cannot be told apart", hint="set primary_key in pyops.yml"
+        )
 
 
 class Source(AbstractContextManager["Source"]):

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from pyops import Project, UsageError, load
 from pyops.config.load import _SOURCES
-from pyops.config.model import WRITES, DeadLetters, Expectation, Gates, Limit, PostgresSource, Reference, Warehouse
+from pyops.config.model import WRITES, DeadLetters, PostgresSource, Warehouse
+from pyops.config.thresholds import Expectation, Gates, Limit, Reference
 
 TABLE: dict[str, Any] = {"mode": "full"}
 MERGE: dict[str, Any] = {"mode": "incremental", "cursor": "at", "primary_key": ["id"]}

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyops import UsageError, load
-from pyops.config.model import Gates
+from pyops.config.thresholds import Gates
 from pyops.errors import DataError
 from pyops.quality.gates import CHECKS, dead_letter_rules, evaluate
 from pyops.records import GateResult

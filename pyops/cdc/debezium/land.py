@@ -112,7 +112,7 @@ class StagedEvents:
         for schema in pc.unique(rows["schema"]).to_pylist():
             is_its = pc.equal(rows["schema"], schema) if schema else pc.is_null(rows["schema"])
             refused += self._add(rows.filter(is_its), schema, file, mark)
-        refuse(connection, file, refused, hides=config.hides_columns)
+        refuse(connection, file.name, refused, hides=config.hides_columns)
 
     def _make_room(self, more: int = 0) -> None:
         self.stage.make_room(memory.LEAST + memory.needed(len(self.rows.columns), self._width.widest) + more)

@@ -24,6 +24,8 @@ from pyops.staging import memory
 
 _BLOCK = 1 << 20
 _LAND = {"csv": land_csv, "jsonl": land_lines, "json": land_document, "parquet": land_parquet}
+# _line counts from 1: where a row begins in a text, a JSON document's element, Parquet's row.
+ARRIVED = "CREATE TABLE arrived (_file VARCHAR, _line BIGINT)"
 REFUSED = "CREATE TABLE refused (_file VARCHAR, _line BIGINT, payload VARCHAR, reason VARCHAR)"
 
 
@@ -47,14 +49,13 @@ def arrive(
     hides: bool,
 ) -> Arrived:
     """Reads files into the new tables ``arrived`` and, for what cannot be parsed, ``refused``."""
-    # _line counts from 1: where a row begins in a text, a JSON document's element, Parquet's row.
-    connection.execute("CREATE TABLE arrived (_file VARCHAR, _line BIGINT)")
+    connection.execute(ARRIVED)
     connection.execute(REFUSED)
     columns: dict[str, str] = {}
     for file in files:
         with reading(file, scratch) as path:
             names, refused = _LAND[format_](connection, columns, path, file.name)
-            refuse(connection, file, refused, hides=hides)
+            refuse(connection, file.name, refused, hides=hides)
             if day_column and file.day and day_column not in names:
                 if day_column not in columns:
                     add_columns(connection, columns, {day_column: "VARCHAR"}, file.name)
@@ -81,7 +82,7 @@ def reading(file: File, scratch: Path) -> Iterator[Path]:
         raise TransientError(f"{file.name} changed while it was read", hint="run the same command again")
 
 
-def refuse(connection: duckdb.DuckDBPyConnection, file: File, refused: list[Refused], *, hides: bool) -> None:
+def refuse(connection: duckdb.DuckDBPyConnection, name: str, refused: list[Refused], *, hides: bool) -> None:
     """Adds what could not be parsed to ``refused``; its text only where no column is hidden."""
     if not refused:
         return
@@ -89,7 +90,7 @@ def refuse(connection: duckdb.DuckDBPyConnection, file: File, refused: list[Refu
         refused = [replace(item, payload=f"({len(item.payload):,} characters, not kept)") for item in refused]
     lines, payloads, reasons = zip(*((x.line, x.payload, x.reason) for x in refused), strict=True)
     texts = pa.array(payloads, pa.large_string())
-    arrays = [[file.name] * len(lines), lines, texts, reasons]
+    arrays = [[name] * len(lines), lines, texts, reasons]
     found = pa.table(arrays, names=["_file", "_line", "payload", "reason"])
     with memory.registered(connection, "found", found):
         connection.execute("INSERT INTO refused SELECT * FROM found ORDER BY _line")

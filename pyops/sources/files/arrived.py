@@ -28,7 +28,7 @@ def add_columns(
     """Adds the new columns of a file to ``arrived`` and to ``columns``."""
     if found := clash([*columns, *new], taken):
         raise DataError(
-            f"{name}: column {found[0]!r} cannot be landed: {found[1]}", hint="rename it where the file is written"
+            f"{name}: column {found[0]!r} cannot be landed: {found[1]}", hint="rename it where it is written"
         )
     if len(columns) + len(new) > MOST_COLUMNS:
         raise DataError(

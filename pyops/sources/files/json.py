@@ -177,26 +177,61 @@ def land_document(
     if fault := encoding_fault(raw):
         return [], [Refused(1, escaped(data), fault)]
     text = data.decode()
+    document = parse(connection, text, size)
+    if document is None:
+        return [], [Refused(1, text, json_faults.describe(text, skipped=len(raw) - len(data)))]
+    if document.kind not in {"ARRAY", "OBJECT"}:
+        return [], [Refused(1, text, _NO_OBJECT)]
+    return land_elements(Rows(connection, columns), document, name)
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a JSON document has where its rows are: one or many, or something else, by its JSON type.
+
+    ``value`` is a text from another place, with the JSON type of what stands there; None for no such place.
+    """
+
+    kind: str | None
+    elements: pa.Table  # ``line`` and ``text``, with marked numbers
+    mark: str
+    value: str | None
+    value_kind: str | None
+
+
+def parse(
+    connection: duckdb.DuckDBPyConnection, text: str, size: int, *, at: str = "", value_at: str = ""
+) -> Document | None:
+    """Takes a JSON document of so many bytes apart, at a path (RFC 6901); None if it is no JSON."""
     with memory_for(connection, size):
         [(is_valid,)] = connection.execute(f"SELECT {casts.is_json('t')} FROM (SELECT ? AS t)", [text]).fetchall()
         if not is_valid:
-            fault = json_faults.describe(text, skipped=len(raw) - len(data))
-            return [], [Refused(1, text, fault)]
-        kind = text.lstrip(" \t\r\n")[0]
-        if kind not in "[{":
-            return [], [Refused(1, text, _NO_OBJECT)]
-        mark = next(mark for mark in _candidates() if mark.encode() not in data)
-        elements = "json_extract(text, '$[*]')" if kind == "[" else "[text]"
+            return None
+        mark = next(mark for mark in _candidates() if mark not in text)
+        node = f"json_extract(text, {literal(at)})" if at else "text"
+        value = f"json_extract_string(text, {literal(value_at)})" if value_at else "NULL::VARCHAR"
+        value_kind = f"json_type(text, {literal(value_at)})" if value_at else "NULL::VARCHAR"
         # Not unnested there: of one long list that takes time as its square.
         found = connection.sql(
-            f"SELECT {elements}::VARCHAR[] AS elements FROM (SELECT {marked('t', mark)} AS text FROM (SELECT ? AS t))",
+            "SELECT json_type(node) AS kind, value_kind,"
+            " CASE json_type(node) WHEN 'ARRAY' THEN json_extract(node, '$[*]')::VARCHAR[]"
+            f" WHEN 'OBJECT' THEN [node::VARCHAR] ELSE [] END AS elements, {_value('value', mark)} AS value"
+            f" FROM (SELECT {node} AS node, {value} AS value, {value_kind} AS value_kind"
+            f" FROM (SELECT {marked('t', mark)} AS text FROM (SELECT ? AS t)))",
             params=[text],
         ).to_arrow_table()
     texts = found["elements"].combine_chunks().flatten()
-    table = pa.table({"line": pc.cumulative_sum(pa.repeat(1, len(texts))), "text": texts})
+    elements = pa.table({"line": pc.cumulative_sum(pa.repeat(1, len(texts))), "text": texts})
+    [[kind], [value_kind], [value]] = (found[name].to_pylist() for name in ("kind", "value_kind", "value"))
+    return Document(kind, elements, mark, value, value_kind)
+
+
+def land_elements(rows: Rows, document: Document, name: str) -> tuple[Collection[str], list[Refused]]:
+    """Lands what stood where a document has its rows."""
+    table = document.elements
     step = max(1, int(table.num_rows * CHUNK_BYTES / max(table.nbytes, 1)))
     parts = (Chunk(table.slice(start, step), []) for start in range(0, table.num_rows, step))
-    return _land(Rows(connection, columns), parts, name, mark=mark)
+    return _land(rows, parts, name, mark=document.mark)
 
 
 def marked(text: str, mark: str) -> str:

@@ -79,15 +79,23 @@ def plan(table: Table, found: Found, state: TableState, request: Request, *, sal
 def file_mappings(
     table: Table, arrived: Mapping[str, str], state: TableState, *, salt: str = ""
 ) -> dict[str, ColumnMapping]:
-    """Says how each column of files is mapped, given the type of each that arrived, in order.
+    """Says how each column of files is mapped, and where each row came from."""
+    place = {name: ColumnMapping(type_, "", identifier(name)) for name, type_ in PLACE_COLUMNS.items()}
+    return arrived_mappings(table, arrived, state, "in its files", salt=salt) | place
+
+
+def arrived_mappings(
+    table: Table, arrived: Mapping[str, str], state: TableState, where: str, *, salt: str = ""
+) -> dict[str, ColumnMapping]:
+    """Says how each column that arrived is mapped, given the type of each, in order.
 
     What has a configured type gets it, strictly; any other text stays one. What is lacking is NULL,
     unless the policy is ``fail``; lacking what the load itself needs is an OperationError.
     """
-    config = table.files
+    config = table.config
     wanted = {n: type_ for n, type_ in arrived.items() if config.lands(n) and n not in PLACE_COLUMNS}
-    table.require([*config.primary_key, *config.mask], wanted, "in its files")
-    declared = dict(config.types)
+    table.require([*config.primary_key, *config.mask], wanted, where)
+    declared = dict(config.declared_types)
     if config.partition_by:
         declared.setdefault(config.partition_by, "DATE")
     mappings = {}
@@ -105,4 +113,4 @@ def file_mappings(
         for name, type_ in lacking.items():
             if name.lower() not in here:
                 mappings[name] = ColumnMapping(type_, "", f"NULL::{type_}")
-    return mappings | {name: ColumnMapping(type_, "", identifier(name)) for name, type_ in PLACE_COLUMNS.items()}
+    return mappings

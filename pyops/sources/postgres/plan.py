@@ -216,11 +216,7 @@ def plan(table: Table, shape: TableShape, state: TableState, request: Request, *
 
 def _check_watermark(table: Table, state: TableState) -> None:
     config = table.postgres
-    if state.cursor not in (None, config.cursor):
-        raise UsageError(
-            f"{table}: its watermark is of column {state.cursor}, the configuration says {config.cursor}",
-            hint="run it once with --full-refresh",
-        )
+    table.refuse_other_cursor(state.cursor)
     if config.write_pattern == "append" and state.rows and state.cursor is None:
         raise UsageError(
             f"{table}: {'.'.join(table.target)} has rows that no watermark accounts for, and"

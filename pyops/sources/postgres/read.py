@@ -8,16 +8,16 @@ from dataclasses import replace
 from functools import partial
 
 from pyops.config.project import Project, Table
-from pyops.errors import DataError, PyopsError, TransientError, UsageError
+from pyops.errors import DataError, PyopsError, TransientError
 from pyops.records import Watermark
 from pyops.sources.postgres.catalog import describe, files_of, open_transactions, transaction_owners
 from pyops.sources.postgres.plan import PostgresPlan, plan
 from pyops.sources.postgres.session import connect, unlockable
 from pyops.sources.postgres.watermark import advance, still_open
-from pyops.sources.protocol import Plan, Progress, Request, Source, Staged
+from pyops.sources.protocol import Plan, Progress, Request, Source, Staged, require_key
 from pyops.staging.file import Stage
 from pyops.staging.postgres_types import newest_first
-from pyops.warehouse.protocol import ByKey, TableState
+from pyops.warehouse.protocol import TableState
 
 _SETTLING_SECONDS = 0.25  # how long to wait for short transactions, so that the watermark can move
 _log = logging.getLogger(__name__)
@@ -161,10 +161,7 @@ class Tables(Source):
 
     def compare(self, table: Table, state: TableState, stage: Stage) -> Staged:
         """Stages the whole table; the commit merges it, and deletes what it does not have."""
-        if not table.config.primary_key:
-            raise UsageError(
-                f"{table}: rows without a primary_key cannot be told apart", hint="set primary_key in pyops.yml"
-            )
+        require_key(table)
         planned = self._planned(table, state, Request())
         if isinstance(planned, PostgresPlan):
             self._begin([planned])
@@ -173,11 +170,7 @@ class Tables(Source):
             raise planned.error or AssertionError(planned)
         settings = {n: value for n, value in planned.settings.items() if n == "mask_salt"}
         planned = replace(planned, cursor=None, settings=settings).marked(None)
-        staged = self.stage(planned, stage, lambda rows, size: None)
-        [write] = staged.commit.writes
-        scope = ByKey(table.config.primary_key, skips_unchanged=True, deletes_extra=True)
-        write = replace(write, scope=scope, watermark=None, expects_load=state.last_load)
-        return replace(staged, commit=replace(staged.commit, writes=(write,)))
+        return self.stage(planned, stage, lambda rows, size: None).as_comparison(table, state)
 
     def holders(self) -> Mapping[str, str]:
         return transaction_owners(self.session)
