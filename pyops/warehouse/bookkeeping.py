@@ -175,6 +175,12 @@ def compacted_lsn(connection: Connection, table: TableId) -> int:
     return int(found) if found else -1
 
 
+def open_keys(connection: Connection, table: TableId) -> list[str]:
+    """The keys of a table's open dead letters."""
+    query = f"SELECT DISTINCT key FROM {_LETTERS} WHERE {_MINE} AND status = 'open' AND key IS NOT NULL"
+    return [key for (key,) in _all(connection, query, table.source, table.name)] if version(connection) else []
+
+
 def count_dead_letters(connection: Connection, condition: str) -> int:
     query = f"SELECT count(*) FROM {_LETTERS} WHERE {condition}"
     return int(_one(connection, query)) if version(connection) else 0
@@ -282,7 +288,11 @@ def settle_dead_letters(connection: Connection, load_id: int, run: Run, write: W
         case protocol.ByFiles(names):
             superseded, parameters = "file IN (SELECT unnest(?))", [list(names)]
         case protocol.ByKey(key) if key:
-            superseded = f"key IN (SELECT {key_json(write.columns, key)} FROM ({write.rows}))"
+            # A change that leaves values as they were does not make up for the one that set them.
+            whole = " WHERE len(_unchanged) = 0" if write.log else ""
+            superseded = f"key IN (SELECT {key_json(write.columns, key)} FROM ({write.rows}){whole})"
+            if write.log:
+                superseded = f"({superseded} OR EXISTS (FROM ({write.rows}) WHERE _op = 't'))"
             again = "false"
     if superseded and _one(connection, f"SELECT count(*) FROM {_LETTERS} WHERE {mine}", *who):
         stays = "" if write.log else f" AND NOT {again}"
@@ -293,13 +303,14 @@ def settle_dead_letters(connection: Connection, load_id: int, run: Run, write: W
     found = int(_one(connection, f"SELECT count(*) FROM ({write.dead_letters})"))
     if found:
         known = f"SELECT ({_IDENTITY}) FROM {_LETTERS} WHERE {mine}"
+        status = "status" if write.log == "stream" else "'open'"
         is_new = "" if write.log else f" WHERE ({_IDENTITY}) NOT IN ({known})"
         connection.execute(
             f"INSERT INTO {_LETTERS} (run_id, load_id, source, table_name, key, column_name, value,"
             " reason, payload, recorded_at, letter_id, file, line, status)"
             " SELECT ?, ?, ?, ?, key, column_name, value, reason, payload, ?,"
             f" (SELECT coalesce(max(letter_id), 0) FROM {_LETTERS})"
-            " + row_number() OVER (ORDER BY file, line, payload), file, line, 'open'"
+            f" + row_number() OVER (ORDER BY file, line, payload), file, line, {status}"
             f" FROM ({write.dead_letters}){is_new}",
             [run.run_id, load_id, *who, utc_now(), *([] if write.log else who)],
         )

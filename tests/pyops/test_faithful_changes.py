@@ -450,3 +450,51 @@ def test_slot_of_a_source_that_left_the_configuration_is_shown_and_can_be_droppe
     assert sql("SELECT slot_name::text FROM pg_replication_slots WHERE database = current_database()") == []
     assert sql("SELECT pubname::text FROM pg_publication") == []
     assert "src" not in {item.source for item in slot_status(project)}
+
+
+BIG = "string_agg(md5(n::text || '{}'), '') FROM generate_series(1, 400) AS n"
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_change_that_leaves_a_value_which_a_dead_letter_set_is_one_too(lab: Lab, sql: Sql, together: bool) -> None:
+    """Behaviour 18: otherwise its row would have an older value for good, and nothing would be open."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, big text, n numeric(10, 2), v integer)")
+    sql("ALTER TABLE t ALTER COLUMN big SET STORAGE EXTERNAL")
+    sql(f"INSERT INTO t SELECT k, (SELECT {BIG.format('a')}), 1, 1 FROM generate_series(1, 3) AS k")
+    lab.capture(CDC)
+    sql(f"UPDATE t SET big = (SELECT {BIG.format('b')}), n = 'NaN' WHERE id <= 2")
+    together or lab.capture(CDC)
+    sql("UPDATE t SET n = 2 WHERE id <= 2")
+    together or lab.capture(CDC)
+    sql("UPDATE t SET id = 12, v = 2 WHERE id = 2")
+    together or lab.capture(CDC)
+    sql("UPDATE t SET v = v + 1")
+    lab.capture(CDC)
+    letters = "SELECT key, status, count(*) FROM pyops.dead_letters GROUP BY ALL ORDER BY ALL"
+    assert lab.rows(letters) == [('{"id":"1"}', "open", 3), ('{"id":"12"}', "open", 2), ('{"id":"2"}', "superseded", 2)]
+    assert [(row["id"], row["v"]) for row in current(lab, "t")] == [(1, 1), (3, 2)]
+    sql(f"UPDATE t SET big = (SELECT {BIG.format('c')})")
+    lab.capture(CDC)
+    assert [row["v"] for row in current(lab, "t")] == [2, 2, 3]
+    assert lab.rows("SELECT count(*) FROM pyops.dead_letters WHERE status = 'open'") == [(0,)]
+    assert [row["big"] for row in current(lab, "t")] == [v for (v,) in sql("SELECT big FROM t ORDER BY id")]
+
+
+def test_dead_letter_that_a_later_change_of_the_same_run_makes_up_for_is_closed(lab: Lab, sql: Sql) -> None:
+    """Behaviour 53: its row is landed, by a newer version; a truncation leaves nothing open, either."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY, n numeric(10, 2))")
+    lab.capture(CDC)
+    sql("INSERT INTO t VALUES (1, 'NaN'), (2, 'NaN')")
+    sql("UPDATE t SET n = 1 WHERE id = 1")
+    lab.capture(CDC)
+    statuses = "SELECT status FROM pyops.dead_letters ORDER BY letter_id"
+    assert lab.rows(statuses) == [("superseded",), ("open",)]
+    sql("INSERT INTO t VALUES (3, 'NaN')")
+    sql("TRUNCATE t")
+    lab.capture(CDC)
+    assert lab.rows(statuses)[2:] == [("superseded",)]
+    sql("INSERT INTO t VALUES (4, 'NaN')")
+    lab.capture(CDC)
+    sql("TRUNCATE t")
+    lab.capture(CDC)
+    assert lab.rows(statuses)[3:] == [("superseded",)]

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -10,6 +10,7 @@ from itertools import chain
 import pyarrow as pa
 
 from pyops.cdc.changelog import META, log_write
+from pyops.cdc.postgres import unsent
 from pyops.cdc.postgres.changes import ChangeBatch, Relation, lsn_text
 from pyops.cdc.postgres.handshake import Opened, check_slot
 from pyops.cdc.postgres.pgoutput import Decoder
@@ -26,7 +27,7 @@ from pyops.staging.columns import DEAD_LETTER, ColumnMapping, clash
 from pyops.staging.file import Stage
 from pyops.staging.postgres_types import hashed, mapping_of_text
 from pyops.staging.prefetch import Prefetch
-from pyops.warehouse.protocol import CaptureChange, Commit, Write
+from pyops.warehouse.protocol import CaptureChange, Commit, Warehouse, Write
 from pyops.warehouse.recording import Recording
 
 # While nothing comes, offset and slot move together only when so much log is kept for them, or so
@@ -44,6 +45,11 @@ class _Version:
     table: Table
     mappings: Mapping[str, ColumnMapping]
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """The warehouse type of each of the table's own columns."""
+        return {name: item.warehouse for name, item in self.mappings.items() if name not in META}
+
 
 @dataclass
 class StagedChanges:
@@ -58,6 +64,7 @@ class StagedChanges:
     again: Table | None = None
     events: int = 0
     _versions: dict[Relation, _Version] = field(default_factory=dict)
+    _over: dict[str, str] = field(default_factory=dict)  # the places of dead letters that later changes make up for
 
     def key(self, relation: Relation) -> tuple[str, ...]:
         """The columns that identify a row of a relation, for the decoder."""
@@ -129,18 +136,38 @@ class StagedChanges:
         invisible = f"{full} >= {xmax}{still_open}"
         return f"{condition} AND (_lsn >= {captured.handoff_lsn} OR {invisible})"
 
-    def writes(self) -> tuple[Write, ...]:
+    def writes(self, warehouse: Warehouse) -> tuple[Write, ...]:
         """What was staged, a write for each version of each table."""
         for relation, version in self._versions.items():
             if relation.identity == "f":
                 self._leave_out_deletes_of_replaced_rows(version)
-        return tuple(map(self._write, self._versions.values()))
+        versions = list(self._versions.values())
+        of_tables = {table: [v for v in versions if v.table == table] for table in {v.table for v in versions}}
+        for table, mine in of_tables.items():
+            self._hold_back(table, mine, warehouse)
+        return tuple(map(self._write, versions))
+
+    def _hold_back(self, table: Table, versions: Sequence[_Version], warehouse: Warehouse) -> None:
+        """Makes dead letters of changes that rely on what another one has; notes which of these are made up for."""
+        connection, key = self.stage.connection, self._key(table)
+        named = {version.name: version.columns for version in versions if version.columns.keys() >= set(key)}
+        if not key or not named or not any(of := unsent.counts(connection, list(named))):
+            return
+        with warehouse.attached(self.stage) as at:
+            open_keys = at.open_keys(table)
+        if not (of[0] or open_keys):
+            return
+        unsent.hold_back(connection, named, key, open_keys, str(table))
+        for name in named:
+            over = connection.execute(f"SELECT (_lsn, _seq) FROM {name} WHERE _fault IS NOT NULL AND {unsent.OVER}")
+            self._over[name] = ", ".join(f"({place[0]}, {place[1]})" for (place,) in over.fetchall())
 
     def _write(self, version: _Version) -> Write:
-        columns = {n: item.warehouse for n, item in version.mappings.items() if n not in META}
         rows = f"SELECT * EXCLUDE (_fault) FROM {version.name} WHERE _fault IS NULL"
-        dead = f"SELECT {DEAD_LETTER} FROM {version.name} WHERE _fault IS NOT NULL"
-        what, key = (version.table, columns, rows), self._key(version.table)
+        over = f"(_lsn, _seq) IN ({self._over.get(version.name) or 'NULL'})"
+        status = f"CASE WHEN {over} THEN 'superseded' ELSE 'open' END AS status"
+        dead = f"SELECT {DEAD_LETTER}, {status} FROM {version.name} WHERE _fault IS NOT NULL"
+        what, key = (version.table, version.columns, rows), self._key(version.table)
         write = log_write(*what, dead_letters=dead, key=key, log="stream")
         return replace(write, may_evolve=True) if version.table == self.again else write  # its log starts over
 
@@ -214,7 +241,7 @@ class Stream:
             committed_lsn=decoder.position or opened.offset.committed_lsn,
         )
         recording.note(rows_read=staged.events, upper_bound=lsn_text(self._next.lsn))
-        return Commit(staged.writes(), capture=CaptureChange(self._next, opened.stored))
+        return Commit(staged.writes(recording.warehouse), capture=CaptureChange(self._next, opened.stored))
 
     def _rest(self, target: Pulse, *, idles: bool) -> Iterator[Chunk]:
         """Moves slot and offset past a log that has nothing to land, so that it can go."""
