@@ -1,9 +1,10 @@
 """The errors pyops raises, and which of them are worth another try.
 
-    PyopsError                    exit 1: the data or the operation failed
+    PyopsError                    exit 1 (75 if transient): the data or the operation failed
     ├── UsageError                exit 2: the command line or the configuration is wrong
     ├── OperationError            a server, a disk or a lock stands in the way
     │   └── TransientError        the same call may succeed in a moment: retry it
+    │       ├── SourceError       the source did not answer, or broke off
     │       └── BusyError         another run does the same just now
     ├── SchemaChangeError         the source's columns are not what the target's policy allows
     └── DataError                 rows that cannot be landed as the configuration asks
@@ -18,6 +19,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pyops.records import GateResult
 
 
@@ -44,6 +47,14 @@ class OperationError(PyopsError):
 class TransientError(OperationError):
     """An operation that failed for a reason that may be gone in a moment."""
 
+    exit_code = 75  # EX_TEMPFAIL
+
+
+class SourceError(TransientError):
+    """The source did not answer, or broke off; ``retry_after`` is how many seconds it asks to wait."""
+
+    retry_after: float | None = None
+
 
 class BusyError(TransientError):
     """Another run does the same work just now: nothing has failed, and nothing was done."""
@@ -63,6 +74,12 @@ class GateError(DataError):
     def __init__(self, message: str, *, results: tuple[GateResult, ...], hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.results = results
+
+
+def worst(errors: Iterable[PyopsError | None]) -> int:
+    """The exit code of several items: 2 before 1 before 75, 0 if none has failed."""
+    codes = {error.exit_code for error in errors if error}
+    return next((code for code in (2, 1, 75) if code in codes), 0)
 
 
 class Outcome:

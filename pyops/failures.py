@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import duckdb
 
-from pyops.errors import OperationError, PyopsError, TransientError
+from pyops.errors import OperationError, PyopsError, SourceError, TransientError
 from pyops.interrupt import interruptions
 
 # Classes of SQLSTATE (PostgreSQL manual, appendix A) that pass by themselves, and why.
@@ -20,13 +20,18 @@ TRANSIENT_CLASSES = {
     "08": "connection exception: the network, or a server that restarts",
     "40": "transaction rollback: a deadlock or a serialization failure; the other one has won",
     "53": "insufficient resources: too many connections, no memory or disk for now",
-    "55": "object not in prerequisite state: a lock that somebody holds for now",
     "57": "operator intervention: shut down, starting up, a statement cancelled",
 }
+_TRANSIENT_STATES = {"55006", "55P03"}  # an object in use, a lock that somebody holds
+_FINAL_STATES = {"57P04"}  # the database was dropped
+# What libpq says of a DSN that it cannot read; any other failure without more words is a connection that broke.
+_BAD_DSN = (
+    r"connection info string|invalid (URI|connection option|port|integer)|connection option| in URI|percent-encoded"
+)
 # Errors that come while rows are read have lost their SQLSTATE: these words tell the same.
 _TRANSIENT_WORDS = "canceling statement|could not serialize|deadlock|is active for PID"
 # Messages of these classes speak of names alone; any other may quote a value.
-_NAMES_ONLY = {*TRANSIENT_CLASSES, "42", "3D", "28"}
+_NAMES_ONLY = {*TRANSIENT_CLASSES, "55", "42", "3D", "28"}
 
 
 def of_connection(message: str, dsn: str) -> PyopsError:
@@ -35,7 +40,9 @@ def of_connection(message: str, dsn: str) -> PyopsError:
     said = re.sub(r"^.*\[libpq\] Failed to connect: ", "", said)
     for secret in _secrets(dsn):
         said = said.replace(secret, "***")
-    what = f"cannot connect to the source: {said or 'libpq does not understand its DSN'}"
+    is_bad = not said and re.search(_BAD_DSN, message)
+    broke = "libpq does not understand its DSN" if is_bad else "the connection broke while it was made"
+    what = f"cannot connect to the source: {said or broke}"
     if "password" in said or "authentication" in said or "no pg_hba" in said:
         return OperationError(what, hint="check user and password of `dsn` in pyops.yml")
     if "does not exist" in said:
@@ -45,9 +52,9 @@ def of_connection(message: str, dsn: str) -> PyopsError:
             "cannot connect to the source: the host of its DSN is not known",
             hint="check the host of `dsn` in pyops.yml; in a password, write @ as %40, / as %2F",
         )
-    if not said:
+    if is_bad:
         return OperationError(what, hint="write `dsn` as postgresql://user:password@host:port/name")
-    return TransientError(what, hint="is the server running, and reachable from here?")
+    return SourceError(what, hint="is the server running, and reachable from here?")
 
 
 def _secrets(dsn: str) -> list[str]:
@@ -63,7 +70,7 @@ def of_query(state: str, message: str) -> OperationError:
     """The error of a query that PostgreSQL did not answer, given its SQLSTATE if that is known."""
     said = message.partition("ERROR:")[2].strip().partition("\n")[0]
     if not said:
-        return TransientError("the connection to the source broke", hint="run the same command again")
+        return SourceError("the connection to the source broke", hint="run the same command again")
     if state[:2] not in _NAMES_ONLY:
         said = re.sub(r'"[^"]*"|\([^)]*\)', "...", said)
     if state == "42501":
@@ -73,8 +80,9 @@ def of_query(state: str, message: str) -> OperationError:
             " that user, also ALTER ROLE ... BYPASSRLS",
         )
     passing = not state and re.search(_TRANSIENT_WORDS, said)
-    if state[:2] in TRANSIENT_CLASSES or passing:
-        return TransientError(f"the source failed: {said}", hint="run the same command again")
+    passes = state in _TRANSIENT_STATES or (state[:2] in TRANSIENT_CLASSES and state not in _FINAL_STATES)
+    if passes or passing:
+        return SourceError(f"the source failed: {said}", hint="run the same command again")
     return OperationError(f"the source failed: {said}", hint="the server's log has the statement and the values")
 
 

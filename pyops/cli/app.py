@@ -26,16 +26,19 @@ def _group(text: str) -> typer.Typer:
     return typer.Typer(help=text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-app, slot, dlq = (
+app, slot, dlq, breaker = (
     _group(HELP),
     _group("Replication slots of the sources of changes."),
     _group("Dead letters: rows that could not be landed."),
+    _group("Circuit breakers: sources that are left alone after too many failures."),
 )
 app.add_typer(slot, name="slot")
 app.add_typer(dlq, name="dlq")
+app.add_typer(breaker, name="breaker")
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
 Sources = Annotated[list[str] | None, typer.Argument(help="Sources; all that have cdc tables if none.")]
+AnySources = Annotated[list[str] | None, typer.Argument(help="Sources; all if none.")]
 FailIfLag = Annotated[
     str | None, typer.Option(help="Exit 1 if a slot is further behind than this, like 1GB.", metavar="SIZE")
 ]
@@ -242,10 +245,27 @@ def run(project: "Project", listener: "Listener") -> Any:
 @command(app, "overview")
 def status(project: "Project", *, fail_if_lag: FailIfLag = None) -> Any:
     """Show each table's last run, rows, watermark or slot, and what holds it back."""
+    from pyops.commands.breaker import breaker_status
     from pyops.commands.status import status
 
     slots = _slots(project, (), fail_if_lag)
-    return status(project), slots
+    return status(project), slots, breaker_status(project)
+
+
+@command(breaker, "breakers", "status")
+def show_breakers(project: "Project", sources: AnySources = None) -> Any:
+    """Show which sources are left alone for now, and until when."""
+    from pyops.commands.breaker import breaker_status
+
+    return breaker_status(project, sources or ())
+
+
+@command(breaker, "breakers", "reset")
+def reset_breakers(project: "Project", sources: AnySources = None) -> Any:
+    """Close breakers at once: the next run tries their sources."""
+    from pyops.commands.breaker import breaker_reset
+
+    return breaker_reset(project, sources or ())
 
 
 @command(dlq, "letters", "list")
@@ -334,8 +354,8 @@ def complain(message: str, hint: str = "") -> None:
 def main() -> None:
     """Runs the command line; an error is a line or two on stderr and an exit code.
 
-    0 done; 1 failed; 2 usage or configuration; 130 and 143 stopped by SIGINT and SIGTERM. A second
-    signal ends it at once, which is as safe.
+    0 done; 1 failed; 2 usage or configuration; 75 worth another try; 130 and 143 stopped by SIGINT and SIGTERM. A
+    second signal ends it at once, which is as safe.
     """
     received: list[int] = []
 

@@ -19,6 +19,7 @@ from pyops.progress import Listener
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from pyops.breaker import Status
     from pyops.commands.cdc import Capture
     from pyops.commands.compact import Compaction
     from pyops.commands.erase import Erasure
@@ -117,7 +118,7 @@ def extractions(done: Sequence[Extraction], *, as_json: bool) -> int:
 
 
 def _extraction(item: Extraction) -> dict[str, Any]:
-    hint = {"hint": item.error.hint} if item.error else {}
+    hint = _about(item.error) if item.error else {}
     query = {"query": item.query} if item.query else {}
     gates = {"gates": [asdict(result) for result in item.gates]} if item.gates else {}
     return {"table": str(item.table), **asdict(item.run), **hint, **query, **gates}
@@ -230,10 +231,11 @@ def _lagging(found: Slots) -> int:
     return 1 if found[1] else 0
 
 
-def overview(found: tuple[Sequence[TableStatus], Slots], *, as_json: bool) -> int:
-    tables, of_slots = found
+def overview(found: tuple[Sequence[TableStatus], Slots, Sequence[Status]], *, as_json: bool) -> int:
+    tables, of_slots, of_breakers = found
     if as_json:
         known = {"tables": [asdict(x) for x in tables], "slots": [asdict(x) for x in of_slots[0]]}
+        known["breakers"] = [asdict(x) for x in of_breakers]
         return _json(known, _lagging(of_slots))
     columns = ["table", "mode", "rows", "last run", "ended (UTC)", "watermark", "dead letters"]
     grid = _grid(columns, right={"rows", "dead letters"})
@@ -249,6 +251,10 @@ def overview(found: tuple[Sequence[TableStatus], Slots], *, as_json: bool) -> in
             print(f"{table.table}: {table.last_error}")
         if table.held_back_by:
             print(f"{table.table}: its watermark waits for {', '.join(table.held_back_by)}")
+    for breaker in of_breakers:
+        if breaker.state != "closed":
+            until = f" until {_time(breaker.until)} (UTC)"
+            print(f"{breaker.source}: its circuit breaker is {breaker.state}{until}, after {breaker.failures} failures")
     if not of_slots[0]:
         return 0
     print()
@@ -355,11 +361,28 @@ def summary(done: Summary, *, as_json: bool) -> int:
 
 
 def _worst(done: Sequence[Outcome]) -> int:
-    return max((item.error.exit_code for item in done if item.error), default=0)
+    from pyops.errors import worst
+
+    return worst(item.error for item in done)
 
 
 def _error(item: Outcome) -> dict[str, Any]:
-    return {"error": str(item.error), "hint": item.error.hint} if item.error else {}
+    return {"error": str(item.error), **_about(item.error)} if item.error else {}
+
+
+def _about(error: PyopsError) -> dict[str, Any]:
+    """What an orchestrator may branch on."""
+    return {"hint": error.hint, "transient": error.exit_code == 75, "error_class": type(error).__name__}
+
+
+def breakers(found: Sequence[Status], *, as_json: bool) -> int:
+    if as_json:
+        return _json({"breakers": [asdict(item) for item in found]})
+    grid = _grid(["source", "breaker", "failures", "until (UTC)"], right={"failures"})
+    for item in found:
+        grid.add_row(item.source, item.state, str(item.failures), _time(item.until))
+    _console().print(grid)
+    return 0
 
 
 def _grid(columns: Iterable[str], *, right: set[str]) -> Grid:

@@ -3,15 +3,17 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import chain
 
+from pyops.commands.breaker import breaker_of
 from pyops.commands.invocation import Invocation, open_warehouse
 from pyops.config.project import Project, Table
-from pyops.errors import Outcome, PyopsError, TransientError, UsageError
+from pyops.errors import Outcome, PyopsError, SourceError, TransientError, UsageError
 from pyops.progress import Listener
 from pyops.records import Run
+from pyops.retry import retrying
 from pyops.sources.protocol import ChangeSource, Chunk, open_changes
 from pyops.warehouse.protocol import CaptureState, TableState
 from pyops.warehouse.recording import Recording
@@ -86,9 +88,25 @@ def _look(invocation: Invocation, source: str, opened: dict[str, ChangeSource]) 
 
 def land_source(invocation: Invocation, source: str, **options: object) -> Capture:
     """Lands one source until caught up; ``options`` are those of its kind of source."""
-    with _opened(invocation, source, **options) as changes:
-        chunks = chain(_started(invocation, source, changes), changes.changes())
-        return _landed(invocation, source, chunks)
+    runs: list[Run] = []
+
+    def attempt() -> Capture:
+        with _opened(invocation, source, **options) as changes:
+            chunks = chain(_started(invocation, source, changes), changes.changes())
+            done = _landed(invocation, source, chunks)
+        runs.extend(done.runs)
+        if isinstance(done.error, SourceError):
+            raise done.error
+        return done
+
+    try:
+        with breaker_of(invocation.project, source).guarding():
+            done = retrying(invocation.project.config.sources[source].retry.policy, source)(attempt)
+            return replace(done, runs=tuple(runs))
+    except TransientError as error:  # the source's, or an open breaker
+        if not isinstance(error, SourceError):
+            invocation.listener.failed(source, error)
+        return Capture(source, tuple(runs), error)
 
 
 def _opened(invocation: Invocation, source: str, **options: object) -> ChangeSource:

@@ -1,15 +1,17 @@
 """Batch extraction: plan, read, stage, validate, publish; what fails leaves the others alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pyops.commands.breaker import breaker_of
 from pyops.commands.invocation import Invocation
 from pyops.config.days import Days
 from pyops.config.project import Project, Table
-from pyops.errors import Outcome, PyopsError, UsageError
+from pyops.errors import Outcome, PyopsError, SourceError, UsageError
 from pyops.progress import Listener
 from pyops.quality.validate import validate
 from pyops.records import GateResult, Run
+from pyops.retry import ONCE, retrying
 from pyops.sources.protocol import Plan, Request, Source, open_source
 from pyops.staging.file import discard, kept
 from pyops.warehouse.protocol import Commit, TableState
@@ -57,6 +59,10 @@ def extract(
     return job.run([table for table in tables if table.config.mode != "cdc"])
 
 
+def _is_of_source(item: Extraction) -> bool:
+    return isinstance(item.error, SourceError)
+
+
 @dataclass
 class _Extracting:
     invocation: Invocation
@@ -67,17 +73,31 @@ class _Extracting:
         states = self.invocation.states(tables)
         done: dict[Table, Extraction] = {}
         for source in dict.fromkeys(table.source for table in tables):
-            mine = {table: states[table] for table in tables if table.source == source}
-            try:
-                with open_source(self.invocation.project, source) as opened:
-                    for plan in opened.plan(mine, self.request):
-                        done[plan.table] = self._extract(opened, plan, states[plan.table])
-            except PyopsError as error:  # no connection: each table that is left has failed
-                for table in mine:
-                    if table not in done:
-                        left = Plan(table, table.config.write_pattern, error=error)
-                        done[table] = self._extract(None, left, states[table])
+            self._read(source, {table: states[table] for table in tables if table.source == source}, done)
         return [done[table] for table in tables]
+
+    def _read(self, source: str, states: Mapping[Table, TableState], done: dict[Table, Extraction]) -> None:
+        """Lands a source's tables; those that a broken source has cost go on in one new snapshot."""
+        project = self.invocation.project
+        config = project.config.sources[source]
+
+        def attempt() -> None:
+            left = {t: state for t, state in states.items() if t not in done or _is_of_source(done[t])}
+            with open_source(project, source) as opened:
+                for plan in opened.plan(left, self.request):
+                    done[plan.table] = self._extract(opened, plan, states[plan.table])
+            for table in left:
+                if _is_of_source(done[table]):
+                    done[table].raise_for_error()
+
+        try:
+            with breaker_of(project, source).guarding():
+                retrying(ONCE if config.retries_requests else config.retry.policy, source)(attempt)
+        except PyopsError as error:  # no connection, or an open breaker: each table that is left has failed
+            for table in states:
+                if table not in done:
+                    left = Plan(table, table.config.write_pattern, error=error)
+                    done[table] = self._extract(None, left, states[table])
 
     def _extract(self, source: Source | None, plan: Plan, state: TableState) -> Extraction:
         """Lands one planned table, and records what came of it."""

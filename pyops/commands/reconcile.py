@@ -53,7 +53,7 @@ def reconcile(project: Project, name: str, *, apply: bool = False) -> Reconcilia
         raise OperationError(f"{table}: {'.'.join(table.target)} is not there", hint=f"run pyops extract {table}")
     with (
         invocation.recording(invocation.begun(table, "reconcile", "merge")) as recording,
-        open_source(project, table.source) as source,
+        open_source(project, table.source, policy=project.config.sources[table.source].retry.policy) as source,
         invocation.stage(recording) as stage,
     ):
         staged = source.compare(table, state, stage)

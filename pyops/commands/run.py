@@ -9,7 +9,7 @@ from pyops.commands.cdc import Capture, capture
 from pyops.commands.extract import Extraction, extract
 from pyops.commands.invocation import open_warehouse
 from pyops.config.project import Project
-from pyops.errors import UsageError
+from pyops.errors import UsageError, worst
 from pyops.progress import Listener
 
 
@@ -42,9 +42,8 @@ def run(project: Project, *, listener: Listener | None = None) -> Summary:
     changes = capture(project, listener=listener)
     captured = time.monotonic()
     summary = Summary(done, extracted - began, changes, captured - extracted)
-    errors = [item.error for item in [*done, *changes] if item.error]
-    if errors:
-        return replace(summary, exit_code=max(error.exit_code for error in errors))
+    if code := worst(item.error for item in [*done, *changes]):
+        return replace(summary, exit_code=code)
     if listener:
         listener.pause()
     counts, succeeded = dbt.build(project.directory, open_warehouse(project).dbt_environment())

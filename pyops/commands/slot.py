@@ -97,7 +97,7 @@ def drop(project: Project, source: str) -> None:
     state = warehouse.capture_state(source)
     server_of = _reachable_by(project, left) if (left := _left(project).get(source)) else source
     [server_of] = captured_sources(project, [server_of], with_slot=True)
-    with connect(project.dsn(server_of), name=source) as session:
+    with connect(project.dsn(server_of), name=source, policy=project.config.sources[server_of].retry.policy) as session:
         used = state.offset if state.offset and state.offset.status != "dropped" else None
         name = used.slot if used else slot_name(project, source, session, None)
         lock_slot(session, name)
@@ -122,7 +122,7 @@ def _reachable_by(project: Project, left: Offset) -> str:
     from pyops.sources.postgres.session import connect
 
     for name in captured_sources(project, with_slot=True):
-        with suppress(PyopsError), connect(project.dsn(name), name=name, attempts=1) as session:
+        with suppress(PyopsError), connect(project.dsn(name), name=name) as session:
             slot = look_at_slot(session, left.slot)
             if slot and slot.is_here and look_at_server(session).system_id == left.system_id:
                 return name
@@ -149,7 +149,7 @@ def _status(project: Project, source: str) -> SlotStatus:
         last_change_at=offset.committed_at,
     )
     try:
-        with connect(project.dsn(source), name=source, attempts=1) as session:
+        with connect(project.dsn(source), name=source) as session:
             server = look_at_server(session)
             slot = look_at_slot(session, offset.slot)
             return _compared(status, offset, server, slot, session)

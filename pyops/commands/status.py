@@ -54,7 +54,7 @@ def _status(table: Table, state: TableState, holders: Mapping[str, str]) -> Tabl
 def _holders(project: Project, source: str) -> Mapping[str, str]:
     """Describes what a source's watermarks wait for, if it can be reached."""
     try:
-        with open_source(project, source, attempts=1) as opened:
+        with open_source(project, source) as opened:
             return opened.holders()
     except PyopsError:  # the source may be down while its warehouse is looked at
         return {}

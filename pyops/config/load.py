@@ -10,7 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pyops.config.model import Config, DeadLetters, Retry, Source, SourceConfig, Warehouse
+from pyops.config.model import CircuitBreaker, Config, DeadLetters, Retry, Source, SourceConfig, Warehouse
 from pyops.config.project import Project, Table
 from pyops.config.rest import NESTED
 from pyops.config.thresholds import Expectation, Gates, Limit, Reference
@@ -177,6 +177,8 @@ def _section(location: list[str], kind: str) -> type[BaseModel]:
             return DeadLetters
         case ["sources", _, ("auth" as key)] | ["sources", _, "tables", _, ("paginator" as key)] if kind in NESTED[key]:
             return NESTED[key][kind]
+        case ["sources", _, "breaker"]:
+            return CircuitBreaker
         case ["sources", _, "retry"]:
             return Retry
         case ["sources", _]:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from pyops.config.rest import Auth, Dotted, HeaderText, Paginator, SinglePage, Url
 from pyops.config.sections import ConnectTypes, Duration, Lookback, Names, Section, Size, Types
 from pyops.config.thresholds import Gates
+from pyops.retry import Policy
 from pyops.staging.connect_types import UNAVAILABLE
 
 Mode = Literal["full", "incremental", "partition", "cdc"]
@@ -119,6 +120,17 @@ class Retry(Section):
     base_delay: Duration = timedelta(seconds=1)
     max_delay: Duration = timedelta(minutes=1)
 
+    @property
+    def policy(self) -> Policy:
+        return Policy(self.attempts, self.base_delay.total_seconds(), self.max_delay.total_seconds())
+
+
+class CircuitBreaker(Section):
+    """After how many failed runs in a row a source is left alone, and for how long."""
+
+    failures: Annotated[int, Field(ge=1)] = 5
+    reset: Duration = timedelta(minutes=1)
+
 
 class SourceConfig(Section):
     """What a source of any kind has, beside its ``tables``; ``type`` is its kind."""
@@ -126,10 +138,12 @@ class SourceConfig(Section):
     has_changes: ClassVar[bool] = False  # whether its tables may have mode cdc
     has_slot: ClassVar[bool] = False  # whether these come from a replication slot
     replay_hint: ClassVar[str] = ""  # what to do with a dead letter of mode cdc
+    retries_requests: ClassVar[bool] = False  # whether each request is tried again by itself
 
     type: str
     mask_salt: str = Field("", repr=False)
     retry: Retry = Retry()
+    breaker: CircuitBreaker = CircuitBreaker()
 
 
 class PostgresTable(TableConfig):
@@ -290,6 +304,8 @@ class RestTable(TableConfig):
 
 class RestSource(SourceConfig):
     """An HTTP API and the tables landed from it."""
+
+    retries_requests: ClassVar[bool] = True
 
     type: Literal["rest"]
     base_url: Url

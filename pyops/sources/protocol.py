@@ -11,6 +11,7 @@ from pyops.config.days import Days
 from pyops.config.project import Project, Table
 from pyops.errors import PyopsError, UsageError
 from pyops.records import Run
+from pyops.retry import ONCE, Policy
 from pyops.staging.file import Stage
 from pyops.warehouse.protocol import ByKey, CaptureState, Commit, TableState
 from pyops.warehouse.recording import Recording
@@ -147,10 +148,10 @@ class ChangeSource(AbstractContextManager["ChangeSource"]):
         """Closes what the source holds, if it holds something."""
 
 
-def open_source(project: Project, name: str, *, attempts: int = 4) -> Source:
-    """Opens a source to be read by batch, whatever its kind; connects so many times at most."""
+def open_source(project: Project, name: str, *, policy: Policy = ONCE) -> Source:
+    """Opens a source to be read by batch, whatever its kind; ``policy`` is of the connecting alone."""
     kind = import_module(f"pyops.sources.{project.config.sources[name].type}.read")
-    tables: Source = kind.Tables(project, name, attempts)
+    tables: Source = kind.Tables(project, name, policy)
     return tables
 
 

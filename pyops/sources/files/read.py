@@ -7,6 +7,7 @@ from typing import Any
 from pyops.config.project import Project, Table
 from pyops.errors import PyopsError, UsageError
 from pyops.interrupt import interruptible
+from pyops.retry import ONCE, Policy
 from pyops.sources.files.arrive import arrive
 from pyops.sources.files.find import find
 from pyops.sources.files.plan import FilesPlan, file_mappings, plan
@@ -20,7 +21,7 @@ _log = logging.getLogger(__name__)
 class Tables(Source):
     """The tables of one source."""
 
-    def __init__(self, project: Project, name: str, attempts: int = 1) -> None:
+    def __init__(self, project: Project, name: str, policy: Policy = ONCE) -> None:
         self._directory = project.directory
         self._salt = project.config.sources[name].mask_salt
 

@@ -10,6 +10,7 @@ from functools import partial
 from pyops.config.project import Project, Table
 from pyops.errors import DataError, PyopsError, TransientError
 from pyops.records import Watermark
+from pyops.retry import ONCE, Policy
 from pyops.sources.postgres.catalog import describe, files_of, open_transactions, transaction_owners
 from pyops.sources.postgres.plan import PostgresPlan, plan
 from pyops.sources.postgres.session import connect, unlockable
@@ -26,12 +27,12 @@ _log = logging.getLogger(__name__)
 class Tables(Source):
     """The tables of one source."""
 
-    def __init__(self, project: Project, name: str, attempts: int = 4) -> None:
+    def __init__(self, project: Project, name: str, policy: Policy = ONCE) -> None:
         self._salt = project.config.sources[name].mask_salt
         self._refused: dict[str, PyopsError] = {}
         self._warned: dict[Table, set[str]] = {}
         self._open = ExitStack()
-        self.session = self._open.enter_context(connect(project.dsn(name), name=name, attempts=attempts))
+        self.session = self._open.enter_context(connect(project.dsn(name), name=name, policy=policy))
 
     def plan(self, states: Mapping[Table, TableState], request: Request) -> Sequence[Plan]:
         """Plans tables, and begins the snapshot they are read in.

@@ -1,22 +1,23 @@
 """PostgreSQL, read with ADBC into Arrow."""
 
-import logging
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
+from urllib.parse import urlencode
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
-import tenacity
 
 from pyops.errors import OperationError, PyopsError, TransientError
 from pyops.failures import of_connection, of_query
 from pyops.interrupt import interruptible
 from pyops.records import TableId
+from pyops.retry import ONCE, Policy, retrying
 
 # What the text of a value looks like, and whether every row is there, must not depend on the
 # settings of a role or a database; a policy that hides rows is an error, not a smaller table.
@@ -33,9 +34,13 @@ SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN (
     'idle_in_transaction_session_timeout'
 )
 """
+# Seconds, but for the last one, in milliseconds.
+_PATIENCE = {
+    "connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}  # fmt: skip
 _BATCH_BYTES = 4 << 20
 LOCK_SECONDS = 60.0  # how long to wait for tables that somebody has locked
-_log = logging.getLogger(__name__)
 
 
 class Session(AbstractContextManager["Session"]):
@@ -191,23 +196,13 @@ def unlockable(table: TableId, error: PyopsError) -> PyopsError:
     )
 
 
-def connect(dsn: str, *, name: str = "", attempts: int = 4, sleep: Callable[[float], None] = time.sleep) -> Session:
-    """Connects and pins the session's settings; what is transient is tried again with backoff."""
+def connect(dsn: str, *, name: str = "", policy: Policy = ONCE, sleep: Callable[[float], None] = time.sleep) -> Session:
+    """Connects and pins the session's settings; a source that does not answer is tried again."""
+    return retrying(policy, name or "source", sleep)(_connected, dsn)
 
-    def tell(state: tenacity.RetryCallState) -> None:
-        error = state.outcome and state.outcome.exception()
-        place = f"attempt {state.attempt_number + 1} of {attempts}"
-        _log.info("%s: %s (%s, again in %.1f s)", name or "source", error, place, state.upcoming_sleep)
 
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(TransientError),
-        wait=tenacity.wait_exponential_jitter(multiplier=0.3, max=10, jitter=0.2),
-        stop=tenacity.stop_after_attempt(attempts),
-        before_sleep=tell,
-        sleep=sleep,
-        reraise=True,
-    )
-    session = retrying(_connect, dsn)
+def _connected(dsn: str) -> Session:
+    session = _connect(dsn)
     try:
         encoding = session.query("SHOW server_encoding")[0][0]
         if isinstance(encoding, bytes):  # the driver knows types by their functions' plain names
@@ -230,9 +225,17 @@ def connect(dsn: str, *, name: str = "", attempts: int = 4, sleep: Callable[[flo
 
 def _connect(dsn: str) -> Session:
     try:
-        return Session(interruptible(lambda: adbc.connect(dsn, autocommit=True), cancel=None))
+        return Session(interruptible(lambda: adbc.connect(with_timeouts(dsn), autocommit=True), cancel=None))
     except adbc_driver_manager.Error as error:
         raise of_connection(str(error), dsn) from None
+
+
+def with_timeouts(dsn: str) -> str:
+    """A DSN by which a server that falls silent is given up; what it says itself holds (manual, 34.1.2)."""
+    missing = {name: value for name, value in _PATIENCE.items() if name not in dsn}
+    if re.match("postgres(ql)?://", dsn):
+        return dsn + ("&" if "?" in dsn else "?") + urlencode(missing) if missing else dsn
+    return f"{dsn} {' '.join(f'{name}={value}' for name, value in missing.items())}"
 
 
 @contextmanager

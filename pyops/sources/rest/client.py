@@ -12,18 +12,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
-import tenacity
 
-from pyops.config.model import RestSource, Retry
+from pyops.config.model import RestSource
 from pyops.config.rest import ApiKeyAuth, BasicAuth, BearerAuth, ClientCredentials
-from pyops.errors import DataError, OperationError, TransientError
+from pyops.errors import DataError, OperationError, SourceError
 from pyops.interrupt import interruptible
+from pyops.retry import retrying
 from pyops.sources.files.lines import LONGEST
 
-_T = TypeVar("_T")
 _REDIRECTS = 5
 _PASSING = {408, 425, 429}  # and what begins with 5
 _log = logging.getLogger(__name__)
@@ -47,12 +46,6 @@ def address(base_url: str, path: str, params: Mapping[str, str]) -> httpx.URL:
     return httpx.URL(f"{base_url.rstrip('/')}/{path.lstrip('/')}").copy_merge_params(params)
 
 
-class _BusyError(TransientError):
-    """A failure after which the server says how many seconds to wait."""
-
-    seconds: float | None = None
-
-
 def shown(url: httpx.URL) -> str:
     """An address as messages have it."""
     return f"{url.scheme}://{url.netloc.decode()}{url.path}"
@@ -73,7 +66,7 @@ class Api:
     def get(self, url: httpx.URL) -> Answer:
         """Asks for one page; what may pass is tried again."""
         self._require_same_origin(url, f"{self._name}: a next link")
-        return _retrying(self._config.retry, self._name, self._sleep)(
+        return retrying(self._config.retry.policy, self._name, self._sleep)(
             lambda: interruptible(lambda: self._get(url), cancel=None)
         )
 
@@ -165,8 +158,8 @@ def _require_success(response: httpx.Response) -> None:
     reason = next((f" {known.phrase}" for known in HTTPStatus if known == status), "")
     what = f"{shown(response.url)} answers {status}{reason}"
     if status in _PASSING or status >= 500:
-        error = _BusyError(what, hint="run the same command again; the API is busy or broken")
-        error.seconds = _wait_asked_for(response.headers.get("retry-after", ""))
+        error = SourceError(what, hint="run the same command again; the API is busy or broken")
+        error.retry_after = _wait_asked_for(response.headers.get("retry-after", ""))
         raise error
     if status in {401, 403}:
         raise OperationError(what, hint="check auth of the source in pyops.yml, and its rights")
@@ -207,30 +200,5 @@ def _explained(url: httpx.URL) -> Iterator[None]:
         raise OperationError(f"{shown(url)}: invalid request or redirect", hint="check base_url and path") from None
 
 
-def _unreachable(url: httpx.URL, what: str) -> TransientError:
-    return TransientError(f"{shown(url)}: {what}", hint="is the API running, and reachable from here?")
-
-
-def _retrying(policy: Retry, what: str, sleep: Callable[[float], None]) -> Callable[[Callable[[], _T]], _T]:
-    """Calls again what failed with a TransientError, after as long as it asks for or with backoff."""
-    base, most = policy.base_delay.total_seconds(), policy.max_delay.total_seconds()
-    backoff = tenacity.wait_exponential_jitter(multiplier=base, max=most, jitter=base)
-
-    def wait(state: tenacity.RetryCallState) -> float:
-        error = state.outcome and state.outcome.exception()
-        asked = error.seconds if isinstance(error, _BusyError) else None
-        return backoff(state) if asked is None else min(asked, most)
-
-    def tell(state: tenacity.RetryCallState) -> None:
-        error = state.outcome and state.outcome.exception()
-        attempt = f"attempt {state.attempt_number + 1} of {policy.attempts}"
-        _log.info("%s: %s (%s, again in %.1f s)", what, error, attempt, state.upcoming_sleep)
-
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(TransientError),
-        wait=wait,
-        stop=tenacity.stop_after_attempt(policy.attempts),
-        before_sleep=tell,
-        sleep=sleep,
-        reraise=True,
-    )
+def _unreachable(url: httpx.URL, what: str) -> SourceError:
+    return SourceError(f"{shown(url)}: {what}", hint="is the API running, and reachable from here?")

@@ -11,6 +11,7 @@ from pyops.config.project import Project, Table
 from pyops.errors import PyopsError
 from pyops.failures import explained
 from pyops.records import Watermark
+from pyops.retry import ONCE, Policy
 from pyops.sources.files.arrived import add_columns
 from pyops.sources.files.plan import arrived_mappings
 from pyops.sources.protocol import Plan, Progress, Request, Source, Staged, require_key
@@ -28,7 +29,7 @@ _log = logging.getLogger(__name__)
 class Tables(Source):
     """The tables of one source."""
 
-    def __init__(self, project: Project, name: str, attempts: int = 4) -> None:
+    def __init__(self, project: Project, name: str, policy: Policy = ONCE) -> None:
         config = project.config.sources[name]
         assert isinstance(config, RestSource)
         self._config = config
