@@ -134,7 +134,12 @@ class StagedChanges:
         for relation, version in self._versions.items():
             if relation.identity == "f":
                 self._leave_out_deletes_of_replaced_rows(version)
-        return tuple(map(self._write, self._versions.values()))
+        return tuple(map(self._write, sorted(self._versions.values(), key=self._last_event)))
+
+    def _last_event(self, version: _Version) -> tuple[int, int]:
+        """The place of a version's last event: the latest version says which columns a table has now."""
+        query = f"SELECT _lsn, _seq FROM {version.name} ORDER BY ALL DESC LIMIT 1"
+        return self.stage.connection.execute(query).fetchone() or (0, 0)
 
     def _write(self, version: _Version) -> Write:
         columns = {n: item.warehouse for n, item in version.mappings.items() if n not in META}
