@@ -159,12 +159,11 @@ class Committing:
                 )
             own = {n: t for n, t in own.items() if n not in CHANGE_COLUMNS}
         keep = bool(write.log) or not (isinstance(write.scope, Whole) and write.scope.swap)
-        otherwise = "VARCHAR" if write.log else None
-        found = compare(own, write.columns, keep=keep, otherwise=otherwise)
+        found = compare(own, write.columns, keep=keep, otherwise="VARCHAR" if write.log else None, table=table)
         known = bookkeeping.dropped_columns(self.connection, table)
-        here = {name.lower() for name in write.columns}
-        changes = [SchemaChange("added", n, new=own[n]) for n in own if n in known and n.lower() in here]
-        changes += [c for c in found if c.kind != "dropped" or c.column not in known]
+        back = [n for n in own if n in known and n.lower() in map(str.lower, write.columns)]
+        found = [c for c in found if c.kind != "dropped" or c.column not in known]
+        changes = [*(SchemaChange("added", n, new=own[n]) for n in back), *found]
         if write.is_recreated:
             changes = [SchemaChange("recreated", ""), *changes]
         if not write.may_evolve:

@@ -102,6 +102,7 @@ class Life:
     chance: Random
     did: list[str]
     source: Source = field(init=False)
+    compared_load: int = 0  # what was landed until then is equal to the source
 
     def __post_init__(self) -> None:
         self.source = Source(self.project.dsn, self.sql, self.chance, self.did)
@@ -248,6 +249,7 @@ class Life:
                 if model.is_cdc:
                     self._is_current(model)
         self.source.unseen.clear()
+        [(self.compared_load,)] = self.project.rows("SELECT max(load_id) FROM pyops.loads")
 
     def differs(self, model: Model, landed: list[dict[str, Any]]) -> str:
         """How rows in the warehouse differ from the source's, in the columns that it has now."""
@@ -290,7 +292,7 @@ class Life:
 
     def _is_told(self, model: Model) -> bool:
         """Whether rows may differ: what was done cannot be in the stream, or a column came that rows lack."""
-        load = self._copy(model)[3] if model.is_cdc else 0
+        load = self._copy(model)[3] if model.is_cdc else self.compared_load
         told = "SELECT count(*) FROM pyops.schema_changes WHERE table_name = ? AND load_id > ? AND kind = 'added'"
         return model.name in self.source.unseen or self.project.rows(told, model.name, load) != [(0,)]
 
@@ -322,7 +324,7 @@ class Life:
             found = self.differs(model, [row for row in landed() if (row["id"],) in key])
         else:
             found = self.differs(model, landed())
-        assert not found or self._is_told(model), f"in silence: {found}"
+        assert not found or (model.cursor and self._is_told(model)), f"in silence: {found}"
         code, output = self.run(f"reconcile src.{model.name} --apply")
         if "applied" in output:
             code, output = self.run(f"reconcile src.{model.name}")
