@@ -187,12 +187,11 @@ def count_dead_letters(connection: Connection, condition: str) -> int:
 
 
 def dropped_columns(connection: Connection, table: TableId) -> set[str]:
-    """Columns whose drop at the source is recorded: the target keeps them for good."""
+    """Columns whose drop at the source is the last that is recorded of them: the target keeps them for good."""
     found = _all(
         connection,
-        f"SELECT column_name FROM warehouse.pyops.schema_changes WHERE {_MINE}"
-        " GROUP BY column_name HAVING max(load_id) FILTER (kind = 'dropped')"
-        " >= coalesce(max(load_id) FILTER (kind = 'added'), 0)",
+        f"SELECT column_name FROM warehouse.pyops.schema_changes WHERE {_MINE} AND kind IN ('added', 'dropped')"
+        " GROUP BY column_name HAVING arg_max(kind, (load_id, detected_at)) = 'dropped'",
         *(table.source, table.name),
     )
     return {name for (name,) in found}

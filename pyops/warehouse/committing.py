@@ -117,7 +117,8 @@ class Committing:
         again = f"pyops snapshot {write.table}" if write.log else f"pyops extract {write.table} --full-refresh"
         for change in changes:  # what has a default at the source is filled in there, and in no change
             lacks = change.kind == "added" and not is_swap and write.log != "copy"
-            more = f": NULL in rows that were landed before, which {again} brings" if lacks else ""
+            has, does = ("NULL", "brings") if change.becomes else ("an earlier column's values", "replaces")
+            more = f": {has} in rows that were landed before, which {again} {does}" if lacks else ""
             self.told.append(f"{write.table}: {change}{more}")
         if not there:
             schema = qualified("warehouse", write.table.target[0])
@@ -158,10 +159,11 @@ class Committing:
                 )
             own = {n: t for n, t in own.items() if n not in CHANGE_COLUMNS}
         keep = bool(write.log) or not (isinstance(write.scope, Whole) and write.scope.swap)
-        otherwise = "VARCHAR" if write.log else None
-        found = compare(own, write.columns, keep=keep, otherwise=otherwise)
+        found = compare(own, write.columns, keep=keep, otherwise="VARCHAR" if write.log else None, table=table)
         known = bookkeeping.dropped_columns(self.connection, table)
-        changes = [c for c in found if c.kind != "dropped" or c.column not in known]
+        back = [n for n in own if n in known and n.lower() in map(str.lower, write.columns)]
+        found = [c for c in found if c.kind != "dropped" or c.column not in known]
+        changes = [*(SchemaChange("added", n, new=own[n]) for n in back), *found]
         if write.is_recreated:
             changes = [SchemaChange("recreated", ""), *changes]
         if not write.may_evolve:
@@ -170,11 +172,10 @@ class Committing:
 
     def _alter(self, target: str, changes: list[SchemaChange]) -> None:
         for change in changes:
-            column = identifier(change.column)
-            if change.kind == "added":
-                self.connection.execute(f"ALTER TABLE {target} ADD COLUMN {column} {change.new}")
-            elif change.becomes:
-                self.connection.execute(f"ALTER TABLE {target} ALTER COLUMN {column} TYPE {change.becomes}")
+            how, type_ = ("ADD COLUMN", "") if change.kind == "added" else ("ALTER COLUMN", "TYPE ")
+            if change.becomes:
+                column = identifier(change.column)
+                self.connection.execute(f"ALTER TABLE {target} {how} {column} {type_}{change.becomes}")
 
     def _make_log(self, write: Write, target: str) -> None:
         types = {**write.columns, **CHANGE_COLUMNS}

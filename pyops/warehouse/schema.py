@@ -38,6 +38,7 @@ def compare(
     *,
     keep: bool,  # the target's rows stay, so that a changed type must hold them too
     otherwise: str | None = None,  # the type where none holds both
+    table: TableId | str = "TABLE",
 ) -> list[SchemaChange]:
     """Lists what differs by column, whatever its case; no type for both is a SchemaChangeError."""
     there = {name.lower(): (name, type_) for name, type_ in target.items()}
@@ -54,7 +55,7 @@ def compare(
         if wide is None and keep:
             raise SchemaChangeError(
                 f"column {name} changed from {old} to {new}, and {old} cannot become that in place",
-                hint="run it with --full-refresh: the table is read whole and swapped",
+                hint=f"pyops extract {table} --full-refresh reads it whole and swaps it",
             )
         if wide != old or not keep:
             becomes = wide if wide and wide != old else ""

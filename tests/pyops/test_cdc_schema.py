@@ -61,6 +61,52 @@ def test_columns_come_go_and_change_in_mid_stream(lab: Lab, sql: Sql, connect: C
 
 
 @pytest.mark.usefixtures("table")
+@pytest.mark.parametrize("looks", [True, False])
+@pytest.mark.parametrize("comes_back", ["ALTER TABLE t ADD COLUMN v integer", "ALTER TABLE t RENAME COLUMN x TO v"])
+def test_a_column_whose_name_comes_back_is_added_again(
+    lab: Lab, sql: Sql, caplog: pytest.LogCaptureFixture, comes_back: str, looks: bool
+) -> None:
+    """Behaviour 27: old rows still have what the earlier one held, and it is said; also within one chunk."""
+    caplog.set_level("INFO", "pyops")
+    sql("ALTER TABLE t ADD COLUMN x integer")
+    lab.capture(CDC)
+    for statement in ("DROP COLUMN v", "ADD COLUMN y text"):  # in the one and in the other, a row has no v
+        sql(f"ALTER TABLE t {statement}")
+        sql("INSERT INTO t (id) SELECT max(id) + 1 FROM t")
+    if looks:
+        lab.capture(CDC)
+    sql("ALTER TABLE t DROP COLUMN y")
+    sql(comes_back)
+    sql("INSERT INTO t (id, v) VALUES (9, 9)")
+    lab.capture(CDC)
+    assert "src.t: column v INTEGER was added: an earlier column's values in rows" in caplog.text
+    assert [row["v"] for row in current(lab, "t")] == [1, 2, None, None, 9]
+    snapshot(lab.configure(CDC), "t")
+    assert [(row["id"], row["v"]) for row in current(lab, "t")] == at_source(lab.dsn, "t", "id, v")
+    told = lab.rows(CHANGES)
+    sql("INSERT INTO t (id, v) VALUES (10, 10)")
+    lab.capture(CDC)
+    assert lab.rows(CHANGES) == told, "once"
+
+
+@pytest.mark.usefixtures("table")
+def test_a_version_that_comes_back_within_a_chunk_is_the_last_one(lab: Lab, sql: Sql) -> None:
+    """Behaviour 27: dropped and added again, with a row between, a table has its first columns."""
+    lab.capture(CDC)
+    sql("INSERT INTO t VALUES (3, 3, 'c')")
+    sql("ALTER TABLE t DROP COLUMN w")
+    sql("INSERT INTO t VALUES (4, 4)")
+    sql("ALTER TABLE t ADD COLUMN w text")
+    sql("INSERT INTO t VALUES (5, 5, 'e')")
+    lab.capture(CDC)
+    told = [("added", "w", "", "VARCHAR"), ("dropped", "w", "VARCHAR", "")]
+    assert lab.rows(CHANGES) == told
+    sql("INSERT INTO t VALUES (6, 6, 'f')")
+    lab.capture(CDC)
+    assert lab.rows(CHANGES) == told
+
+
+@pytest.mark.usefixtures("table")
 def test_a_type_that_cannot_hold_both_becomes_text(lab: Lab, sql: Sql) -> None:
     """Behaviour 27: the stream goes on, and what was landed keeps its digits."""
     lab.capture(CDC)

@@ -54,7 +54,7 @@ def test_change_that_cannot_be_made_in_place_asks_for_a_full_refresh(lab: Lab, s
     sql("ALTER TABLE t ALTER a TYPE date USING a::date")
     with pytest.raises(SchemaChangeError, match="column a changed from VARCHAR to DATE") as caught:
         lab.extract({"t": MERGE})
-    assert "--full-refresh" in caught.value.hint
+    assert "pyops extract src.t --full-refresh" in caught.value.hint
     assert lab.rows("SELECT a FROM raw.t") == [("2020-01-01",)]
     lab.extract({"t": MERGE}, full_refresh=True)
     assert lab.rows("SELECT a::VARCHAR, typeof(a) FROM raw.t") == [("2020-01-01", "DATE")]

@@ -141,7 +141,7 @@ class StagedChanges:
         for relation, version in self._versions.items():
             if relation.identity == "f":
                 self._leave_out_deletes_of_replaced_rows(version)
-        versions = list(self._versions.values())
+        versions = sorted(self._versions.values(), key=self._last_event)
         of_tables = {table: [v for v in versions if v.table == table] for table in {v.table for v in versions}}
         for table, mine in of_tables.items():
             self._hold_back(table, mine, warehouse)
@@ -161,6 +161,11 @@ class StagedChanges:
         for name in named:
             over = connection.execute(f"SELECT (_lsn, _seq) FROM {name} WHERE _fault IS NOT NULL AND {unsent.OVER}")
             self._over[name] = ", ".join(f"({place[0]}, {place[1]})" for (place,) in over.fetchall())
+
+    def _last_event(self, version: _Version) -> tuple[int, int]:
+        """The place of a version's last event: the latest version says which columns a table has now."""
+        query = f"SELECT _lsn, _seq FROM {version.name} ORDER BY ALL DESC LIMIT 1"
+        return self.stage.connection.execute(query).fetchone() or (0, 0)
 
     def _write(self, version: _Version) -> Write:
         rows = f"SELECT * EXCLUDE (_fault) FROM {version.name} WHERE _fault IS NULL"
