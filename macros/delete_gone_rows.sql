@@ -1,13 +1,11 @@
-{% macro delete_gone_rows(column_name, history) -%}
+{% macro delete_gone_rows(columns, relation) -%}
+    {%- set key = columns if columns is string else columns | join(', ') %}
     {% if is_incremental() -%}
         delete from {{ this }}
-        where {{ column_name }} in (
-            select gone.{{ column_name }}
-            from {{ history }} as gone
-            where
-                gone.is_current
-                and gone.is_deleted
-                and gone.{{ arrived_since_last_run() }}
+        where ({{ key }}) in (
+            select {{ key }} from {{ this }}
+            except
+            select {{ key }} from {{ relation }}
         )
     {%- endif %}
 {%- endmacro %}

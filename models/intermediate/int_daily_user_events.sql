@@ -4,7 +4,7 @@
         incremental_strategy=replace_partitions(),
         unique_key='event_date',
         partition_by='event_date',
-        pre_hook="{{ delete_vanished_partitions(
+        pre_hook="{{ delete_gone_rows(
             'event_date', ref('int_events_sessionized')
         ) }}",
     )
@@ -19,15 +19,11 @@ with events as (
 -- The days that were built again there; each of a day's rows says from what.
 changed_days as (
 
-    select
-        event_date,
-        _line_count,
-        _load_id
-    from events
-    {% if is_incremental() %}
-        except
-        select event_date, _line_count, _load_id from {{ this }}
-    {% endif %}
+    {{
+        changed_since_last_run('events', [
+            'event_date', '_line_count', '_load_id',
+        ])
+    }}
 
 ),
 

@@ -4,7 +4,7 @@
         incremental_strategy=replace_partitions(),
         unique_key='event_date',
         partition_by='event_date',
-        pre_hook="{{ delete_vanished_partitions(
+        pre_hook="{{ delete_gone_rows(
             'event_date', ref('stg_events')
         ) }}",
     )
@@ -39,15 +39,11 @@ days as (
 -- newest load, or their number, is then another.
 changed_days as (
 
-    select
-        event_date,
-        _line_count,
-        _load_id
-    from days
-    {% if is_incremental() %}
-        except
-        select event_date, _line_count, _load_id from {{ this }}
-    {% endif %}
+    {{
+        changed_since_last_run('days', [
+            'event_date', '_line_count', '_load_id',
+        ])
+    }}
 
 ),
 

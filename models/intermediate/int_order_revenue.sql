@@ -3,7 +3,7 @@
         materialized='incremental',
         incremental_strategy=replace_rows(),
         unique_key='order_id',
-        pre_hook="{{ delete_gone_rows('order_id', ref('int_orders_history')) }}",
+        pre_hook="{{ delete_gone_rows('order_id', ref('stg_orders')) }}",
     )
 }}
 
@@ -19,17 +19,6 @@ order_items as (
 
 ),
 
--- An order is computed again whether it arrived or one of its lines did.
-arrived as (
-
-    select order_id from orders
-    {% if is_incremental() %} where {{ arrived_since_last_run() }} {% endif %}
-    union distinct
-    select order_id from order_items
-    {% if is_incremental() %} where {{ arrived_since_last_run() }} {% endif %}
-
-),
-
 order_lines as (
 
     select
@@ -40,7 +29,6 @@ order_lines as (
         max(_load_id) as _load_id,
         max(_loaded_at) as _loaded_at
     from order_items
-    where order_id in (select arrived.order_id from arrived)
     group by 1
 
 ),
@@ -53,7 +41,6 @@ settled as (
         *,
         not(is_cancelled and amount_cents > 0) as is_revenue
     from orders
-    where order_id in (select arrived.order_id from arrived)
 
 ),
 
@@ -87,6 +74,8 @@ joined as (
         settled.ordered_at,
         settled.updated_at,
 
+        settled._load_id as _orders_load_id,
+        order_lines._load_id as _order_items_load_id,
         coalesce(
             greatest(settled._load_id, order_lines._load_id), settled._load_id
         ) as _load_id,
@@ -97,6 +86,25 @@ joined as (
     from settled
     left join order_lines on settled.order_id = order_lines.order_id
 
+),
+
+-- An order is written again when it is not what it was made of: it arrived, or
+-- a line of it did, or one is gone, perhaps to another order.
+changed as (
+
+    {{
+        changed_since_last_run('joined', [
+            'order_id', 'line_count', '_orders_load_id', '_order_items_load_id',
+        ])
+    }}
+
+),
+
+written as (
+
+    select * from joined
+    where order_id in (select changed.order_id from changed)
+
 )
 
-select * from joined
+select * from written

@@ -3,7 +3,12 @@
         materialized='incremental',
         incremental_strategy=replace_rows(),
         unique_key='order_item_id',
-        pre_hook="{{ delete_gone_rows('order_id', ref('int_orders_history')) }}",
+        pre_hook=[
+            "{{ delete_gone_rows('order_id', ref('int_order_revenue')) }}",
+            "{{ delete_gone_rows(
+                ['order_item_id', 'order_id'], ref('stg_order_items')
+            ) }}",
+        ],
     )
 }}
 
@@ -13,13 +18,9 @@ with order_items as (
 
 ),
 
--- An order arrives there when it has changed or one of its lines has.
 orders as (
 
     select * from {{ ref('int_order_revenue') }}
-    {% if is_incremental() %}
-        where {{ arrived_since_last_run() }}
-    {% endif %}
 
 ),
 
@@ -46,10 +47,22 @@ joined as (
 
         orders.ordered_at,
 
-        orders._load_id,
-        orders._loaded_at
+        orders._orders_load_id,
+        order_items._load_id,
+        order_items._loaded_at
     from order_items
     inner join orders on order_items.order_id = orders.order_id
+
+),
+
+-- A line is written again when it arrived or its order did.
+changed as (
+
+    {{
+        changed_since_last_run('joined', [
+            'order_item_id', '_orders_load_id', '_load_id',
+        ])
+    }}
 
 ),
 
@@ -75,9 +88,11 @@ settled as (
 
         ordered_at,
 
+        _orders_load_id,
         _load_id,
         _loaded_at
     from joined
+    where order_item_id in (select changed.order_item_id from changed)
 
 )
 

@@ -3,6 +3,9 @@
         materialized='incremental',
         incremental_strategy=replace_rows(),
         unique_key='order_status_id',
+        pre_hook="{{ delete_rows_of_arrivals(
+            'order_id', ref('int_orders_history')
+        ) }}",
     )
 }}
 

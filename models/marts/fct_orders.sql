@@ -1,18 +1,8 @@
-{{
-    config(
-        materialized='incremental',
-        incremental_strategy=replace_rows(),
-        unique_key='order_id',
-        pre_hook="{{ delete_gone_rows('order_id', ref('int_orders_history')) }}",
-    )
-}}
+{{ config(materialized='view') }}
 
 with orders as (
 
     select * from {{ ref('int_order_revenue') }}
-    {% if is_incremental() %}
-        where {{ arrived_since_last_run() }}
-    {% endif %}
 
 ),
 

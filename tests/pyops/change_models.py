@@ -17,6 +17,7 @@ from tests.pyops.dbt_runs import PROJECT
 MACROS = [
     *("apply_changes", "keep_history", "resolve_changes", "changes_to_apply", "delete_truncated"),
     *("quoted", "arrived_since_last_run", "replace_rows", "is_unchanged", "box", "last_known"),
+    *("process_schema_changes", "snapshot_merge_sql", "follow_types", "change_type"),
 ]
 KEYS = {"t": "id", "t_history": "id, valid_from"}
 FILES = {

@@ -85,6 +85,41 @@ def run_dbt(project: Path, *arguments: str, source: Path | None = None) -> dict[
     return {node["unique_id"].split(".")[2]: node for node in nodes}
 
 
+class Parsed:
+    """The project, parsed once, and run as often as need be on the `warehouse.duckdb` of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.warehouse = folder / "warehouse.duckdb"
+        self.manifest: Any = None
+        self.manifest = self.invoke("parse")
+        compiled = self.invoke("compile", "--full-refresh")
+        #: By model, in the order in which dbt builds them: its relation, and its query from nothing.
+        models = [result.node for result in compiled.results if result.node.resource_type == "model"]
+        self.queries = {model.name: (model.relation_name, model.compiled_code) for model in models}
+
+    def invoke(self, *arguments: str) -> Any:
+        """Runs dbt; a node that fails fails the test."""
+        where = [f"--{kind}-dir={PROJECT}" for kind in ("project", "profiles")]
+        where += [f"--target-path={self.folder / 'target'}", "--log-level-file=none"]
+        with chdir(self.folder), pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYOPS_WAREHOUSE", "warehouse.duckdb")
+            done = dbtRunner(manifest=self.manifest).invoke(["--quiet", *arguments, *where])
+            release()
+        assert done.success, done.exception or done.result
+        return done.result
+
+    def stale(self) -> list[str]:
+        """The models that hold other rows than their query gives; each reads what is built of the others."""
+        with duckdb.connect(self.warehouse, read_only=True) as connection:
+            return [
+                name
+                for name, (relation, query) in self.queries.items()
+                for one, other in ((f"FROM {relation}", query), (query, f"FROM {relation}"))
+                if connection.execute(f"({one}) EXCEPT ALL ({other})").fetchall()
+            ]
+
+
 def ask(project: Path, query: str) -> list[tuple[Any, ...]]:
     """Asks the warehouse of the project."""
     with duckdb.connect(project / "warehouse.duckdb") as connection:

@@ -144,12 +144,12 @@ def test_a_changed_model_and_what_follows_from_it_are_built_on_production(
 def test_a_changed_incremental_model_is_built_whole_however_often(
     branch: Branch, unchanged: Callable[[], bool]
 ) -> None:
-    branch.edit("marts/fct_orders.sql", "with orders as", "-- Changed.\nwith orders as")
+    branch.edit("marts/fct_order_items.sql", "with order_items as", "-- Changed.\nwith order_items as")
     for _ in range(2):
-        assert branch.make_changes() == {"fct_orders"}
+        assert branch.make_changes() == {"fct_order_items"}
     assert unchanged()
     with duckdb.connect(branch.directory / "target" / "ci.duckdb") as connection:
-        assert connection.execute("SELECT count(*) FROM marts.fct_orders").fetchall() == [(3,)]
+        assert connection.execute("SELECT count(*) FROM marts.fct_order_items").fetchall() == [(3,)]
 
 
 def test_production_has_to_be_named(branch: Branch) -> None:

@@ -148,7 +148,7 @@ def test_incremental_models_equal_a_full_refresh_after_every_load(shop: Shop) ->
     shop.file_of(2)
     shop.land()
     shop.compile()
-    assert len(shop.queries) == 10
+    assert len(shop.queries) == 9
     chance = random.Random(1)
     for _ in range(5):
         for _ in range(chance.randint(0, 4)):
