@@ -64,7 +64,7 @@ class StagedEvents:
         """Stages the events of files, or none: a DataError, OperationError or TransientError."""
         for file in found:
             with reading(file, self.stage.scratch) as path:
-                for chunk in chunks(path, file.name, quoted=False):
+                for chunk in chunks(path, file.name):
                     self._land(chunk, file)
 
     def _land(self, chunk: Chunk, file: File) -> None:
