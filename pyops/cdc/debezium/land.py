@@ -69,7 +69,7 @@ class StagedEvents:
         """Stages the events of files, or none: a DataError, OperationError or TransientError."""
         for file in found:
             with reading(file, self.stage.scratch) as path:
-                for chunk in chunks(path, file.name, quoted=False):
+                for chunk in chunks(path, file.name):
                     for part in _parts(chunk):
                         self._land(part, file)
 

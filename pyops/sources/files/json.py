@@ -149,7 +149,7 @@ def land_lines(
     connection: duckdb.DuckDBPyConnection, columns: dict[str, str], path: Path, name: str
 ) -> tuple[Collection[str], list[Refused]]:
     """Lands a file of JSON objects, one a line."""
-    return _land(Rows(connection, columns), chunks(path, name, quoted=False), name)
+    return _land(Rows(connection, columns), chunks(path, name), name)
 
 
 def _land(rows: Rows, parts: Iterable[Chunk], name: str, *, mark: str = "") -> tuple[Collection[str], list[Refused]]:
