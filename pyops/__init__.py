@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pyops.commands.backfill import Backfill, backfill
     from pyops.commands.cdc import Capture, capture, follow
     from pyops.commands.compact import Compaction, compact
     from pyops.commands.dlq import dead_letters, purge, replay
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pyops.errors import (
         DataError,
         GateError,
+        NoFileError,
         OperationError,
         PyopsError,
         SchemaChangeError,
@@ -42,24 +44,25 @@ if TYPE_CHECKING:
     from pyops.records import DeadLetter, GateResult, Run, TableId, Watermark
 
 _NAMES = {
-    "commands.cdc": "Capture capture follow", "commands.compact": "Compaction compact",
+    "commands.backfill": "Backfill backfill", "commands.cdc": "Capture capture follow",
+    "commands.compact": "Compaction compact",
     "commands.dlq": "dead_letters purge replay", "commands.erase": "Erasure erase",
     "commands.extract": "Extraction extract", "commands.publish": "publish",
     "commands.reconcile": "Reconciliation reconcile", "commands.run": "Summary run",
     "commands.slot": "SlotStatus slot_status", "commands.snapshot": "snapshot",
     "commands.status": "TableStatus status", "commands.validate": "validate", "config.days": "Days",
     "config.load": "load", "config.project": "Project Table",
-    "errors": "DataError GateError OperationError PyopsError SchemaChangeError TransientError"
+    "errors": "DataError GateError NoFileError OperationError PyopsError SchemaChangeError TransientError"
     " UsageError",
     "progress": "Listener", "records": "DeadLetter GateResult Run TableId Watermark",
 }  # fmt: skip
 _HOMES = {name: f"pyops.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
-    "Capture", "Compaction", "DataError", "Days", "DeadLetter", "Erasure", "Extraction",
-    "GateError", "GateResult", "Listener", "OperationError", "Project", "PyopsError",
+    "Backfill", "Capture", "Compaction", "DataError", "Days", "DeadLetter", "Erasure", "Extraction",
+    "GateError", "GateResult", "Listener", "NoFileError", "OperationError", "Project", "PyopsError",
     "Reconciliation", "Run", "SchemaChangeError", "SlotStatus", "Summary", "Table", "TableId",
-    "TableStatus", "TransientError", "UsageError", "Watermark", "capture", "compact",
+    "TableStatus", "TransientError", "UsageError", "Watermark", "backfill", "capture", "compact",
     "dead_letters", "erase", "extract", "follow", "load", "publish", "purge", "reconcile",
     "replay", "run", "slot_status", "snapshot", "status", "validate",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from pyops.errors import OperationError
+from pyops.errors import OperationError, UsageError
 from pyops.records import Relation
 
 _log = logging.getLogger(__name__)
@@ -117,14 +117,24 @@ def _node(node: Mapping[str, Any]) -> Node:
     )
 
 
-def build(directory: Path, environment: Mapping[str, str]) -> tuple[dict[str, int], bool]:
-    """Runs ``dbt build``; returns how many nodes ended in each status, and whether all is well."""
+def require_project(directory: Path) -> None:
+    """Refuses a folder without a dbt project."""
+    if not (directory / "dbt_project.yml").exists():
+        raise UsageError(
+            f"there is no dbt_project.yml in {directory.resolve()}",
+            hint="see --project-dir; to land tables only, use pyops extract",
+        )
+
+
+def build(directory: Path, environment: Mapping[str, str], *selected: str) -> tuple[dict[str, int], bool]:
+    """Runs ``dbt build``, of all nodes or those selected; returns how many ended in each status, and if all is well."""
     from dbt.cli.main import dbtRunner
 
     os.environ.update(environment)
     folder = str(directory.resolve())
+    chosen = ["--select", *selected] if selected else []
     with redirect_stdout(sys.stderr):  # dbt's lines are a log; stdout is for the summary
-        outcome = dbtRunner().invoke(["build", "--project-dir", folder, "--profiles-dir", folder])
+        outcome = dbtRunner().invoke(["build", "--project-dir", folder, "--profiles-dir", folder, *chosen])
     release()
     if outcome.exception is not None:
         _log.error("dbt: %s", outcome.exception)

@@ -8,6 +8,7 @@
     │       └── BusyError         another run does the same just now
     ├── SchemaChangeError         the source's columns are not what the target's policy allows
     └── DataError                 rows that cannot be landed as the configuration asks
+        ├── NoFileError           no file is there to be landed
         └── GateError             staged rows that do not pass the gates of their table
 
 An error says what happened, where and why; its ``hint`` says what to do next. Neither ever holds a
@@ -66,6 +67,10 @@ class SchemaChangeError(PyopsError):
 
 class DataError(PyopsError):
     """Rows that cannot be landed faithfully as the table is configured."""
+
+
+class NoFileError(DataError):
+    """No file matches, of the days asked for or at all."""
 
 
 class GateError(DataError):

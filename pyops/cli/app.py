@@ -151,6 +151,27 @@ def publish(
     return publish(project, tables or (), run_id=run_id, day=day and day.date(), listener=listener)
 
 
+@command(app, "backfilled")
+def backfill(
+    project: "Project",
+    listener: "Listener",
+    table: Name,
+    *,
+    first: Annotated[datetime, typer.Option("--from", formats=_ISO, help="The first day to land again.")],
+    last: Annotated[datetime, typer.Option("--to", formats=_ISO, help="The last of them.")],
+    build: Annotated[bool, typer.Option("--dbt", help="Then build what depends on the table.")] = False,
+    stop_on_error: Annotated[bool, typer.Option("--stop-on-error", help="Stop at the first day that fails.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Begin again; forget the days landed before.")] = False,
+) -> Any:
+    """Land a range of days again, each by itself; the same command goes on where it was stopped."""
+    from pyops.commands.backfill import backfill
+
+    days = _days(None, first, last)
+    assert days is not None
+    how = {"force": force, "stop_on_error": stop_on_error, "build": build}
+    return backfill(project, table, days, listener=listener, **how)
+
+
 @command(app, "reconciliation")
 def reconcile(
     project: "Project",

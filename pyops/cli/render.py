@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from pyops.breaker import Status
+    from pyops.commands.backfill import Backfill
     from pyops.commands.cdc import Capture
     from pyops.commands.compact import Compaction
     from pyops.commands.erase import Erasure
@@ -122,6 +123,33 @@ def _extraction(item: Extraction) -> dict[str, Any]:
     query = {"query": item.query} if item.query else {}
     gates = {"gates": [asdict(result) for result in item.gates]} if item.gates else {}
     return {"table": str(item.table), **asdict(item.run), **hint, **query, **gates}
+
+
+def backfilled(done: Backfill, *, as_json: bool) -> int:
+    code = _worst(done.failed) if done.failed else int(not done.dbt_succeeded)
+    if as_json:
+        failed = [{"day": item.day, **_error(item)} for item in done.failed]
+        return _json({**vars(done), "table": str(done.table), "days": vars(done.days), "failed": failed}, code)
+    counts = {
+        "landed": len(done.landed), "landed before": done.done_before, "without a file": len(done.without_file),
+        "failed": len(done.failed), "not tried": done.not_tried,
+    }  # fmt: skip
+    said = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
+    print(f"{done.table}: days from {done.days.first} to {done.days.last}: {said}")
+    for day in done.without_file:
+        print(f"  {day} has no file")
+    for item in done.failed:
+        print(f"  {item.day} failed: {item.error}\n    fix: {item.error.hint}")
+    if done.failed:
+        print("  the same command lands the days that are left")
+    if done.dbt is not None:
+        print(_built(done.dbt))
+    return code
+
+
+def _built(counts: Mapping[str, int]) -> str:
+    words = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return f"dbt      {words or 'nothing ran'}"
 
 
 def captures(done: Sequence[Capture], *, as_json: bool) -> int:
@@ -355,8 +383,7 @@ def summary(done: Summary, *, as_json: bool) -> int:
     if done.dbt is None:
         print("dbt      not run: marts stay as they were until every table lands")
     else:
-        words = ", ".join(f"{count} {status}" for status, count in done.dbt.items())
-        print(f"dbt      {words or 'nothing ran'}  {done.dbt_seconds:.1f} s")
+        print(f"{_built(done.dbt)}  {done.dbt_seconds:.1f} s")
     return done.exit_code
 
 

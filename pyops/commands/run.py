@@ -9,7 +9,7 @@ from pyops.commands.cdc import Capture, capture
 from pyops.commands.extract import Extraction, extract
 from pyops.commands.invocation import open_warehouse
 from pyops.config.project import Project
-from pyops.errors import UsageError, worst
+from pyops.errors import worst
 from pyops.progress import Listener
 
 
@@ -31,11 +31,7 @@ def run(project: Project, *, listener: Listener | None = None) -> Summary:
 
     If a table or a source fails dbt is not run: marts are built from tables that fit together.
     """
-    if not (project.directory / "dbt_project.yml").exists():
-        raise UsageError(
-            f"there is no dbt_project.yml in {project.directory.resolve()}",
-            hint="see --project-dir; to land tables only, use pyops extract",
-        )
+    dbt.require_project(project.directory)
     began = time.monotonic()
     done = extract(project, listener=listener)
     extracted = time.monotonic()

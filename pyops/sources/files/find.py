@@ -4,11 +4,11 @@ import glob
 import os
 import re
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 
 from pyops.config.days import Days
-from pyops.errors import DataError
+from pyops.errors import DataError, NoFileError
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,11 @@ def find(project_dir: Path, path_pattern: str, days: Days | None = None) -> Foun
     files.shape = shape
     if days is not None and "{date}" in path_pattern:
         present = {file.day for file in files}
-        asked = (days.first + timedelta(n) for n in range((days.last - days.first).days + 1))
-        files.missing = tuple(day for day in asked if day not in present)
+        files.missing = tuple(day for day in days if day not in present)
     if not files:
         when = "" if days is None else f" for {days.first}"
         when += f" to {days.last}" if days is not None and days.last != days.first else ""
-        raise DataError(
+        raise NoFileError(
             f"no file matches {path_pattern}{when}",
             hint="nothing was removed: a day without rows needs an empty file"
             if when
