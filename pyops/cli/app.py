@@ -12,6 +12,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pyops.cli.options import (
+    COMMON,
+    ISO,
+    AnySources,
+    Day,
+    DryRun,
+    Everything,
+    FailIfLag,
+    Families,
+    First,
+    Last,
+    Name,
+    Rest,
+    Retained,
+    Sources,
+    Stage,
+    StagedDay,
+    StagedRun,
+    Tables,
+    Whole,
+)
 from pyops.errors import PyopsError, UsageError
 
 if TYPE_CHECKING:  # what a command needs it imports: ``pyops --help`` must not wait for it
@@ -36,45 +57,18 @@ app.add_typer(slot, name="slot")
 app.add_typer(dlq, name="dlq")
 app.add_typer(breaker, name="breaker")
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
-Sources = Annotated[list[str] | None, typer.Argument(help="Sources; all that have cdc tables if none.")]
-AnySources = Annotated[list[str] | None, typer.Argument(help="Sources; all if none.")]
-FailIfLag = Annotated[
-    str | None, typer.Option(help="Exit 1 if a slot is further behind than this, like 1GB.", metavar="SIZE")
-]
-Tables = Annotated[list[str] | None, typer.Argument(help="Tables, as source.table or table; all if none.")]
-Name = Annotated[str, typer.Argument(help="The table, as source.table or table.")]
-Day = datetime | None
-_ISO = ["%Y-%m-%d"]
-First = Annotated[Day, typer.Option("--from", formats=_ISO, help="Land the days from this one on again.")]
-Last = Annotated[Day, typer.Option("--to", formats=_ISO, help="The last of them.")]
-Whole = Annotated[bool, typer.Option(help="Read the tables whole and swap them; watermarks start over.")]
-Stage = Annotated[bool, typer.Option("--stage", help="Stop after staging; validate and publish go on.")]
-Families = Annotated[list[str], typer.Option(help="Only this family of gates, like nulls; repeatable.")]
-Rest = Annotated[str | None, typer.Option(help="With --follow: the rest between two looks; 5s if not given.")]
-Retained = Annotated[list[str] | None, typer.Argument(help="cdc tables; all that have a retention if none.")]
-StagedRun = Annotated[str | None, typer.Option("--run", help="Only what this run has staged.")]
-StagedDay = Annotated[Day, typer.Option("--date", formats=_ISO, help="Only what was staged of this day.")]
-Everything = Annotated[bool, typer.Option("--all", help="Open and closed ones.")]
-Folder = Annotated[Path, typer.Option(help="The folder that holds pyops.yml and dbt_project.yml.")]
-_COMMON = {  # of every command
-    "project_dir": (Annotated[Path, typer.Option(help="The folder of pyops.yml and dbt_project.yml.")], Path()),
-    "config": (Annotated[str, typer.Option(help="The configuration in it.")], "pyops.yml"),
-    "as_json": (Annotated[bool, typer.Option("--json", help="Print one line of JSON.")], False),
-}
-
 
 def command(group: typer.Typer, shows: str, name: str | None = None) -> Callable[[Callable[..., Any]], None]:
     """Makes a command of a function; ``render``'s function ``shows`` prints what it returns."""
 
     def register(function: Callable[..., Any]) -> None:
         def run(*, project_dir: Path, config: str, as_json: bool, **options: Any) -> None:
-            from pyops.cli import render
+            from pyops.cli import render, terminal
             from pyops.config.load import load
 
-            with render.Terminal() as terminal:
+            with terminal.Terminal() as shown:
                 if "listener" in known:
-                    options["listener"] = terminal
+                    options["listener"] = shown
                 done = function(load(project_dir, config), **options)
             if code := getattr(render, shows)(done, as_json=as_json):
                 raise typer.Exit(code)
@@ -83,7 +77,7 @@ def command(group: typer.Typer, shows: str, name: str | None = None) -> Callable
         parameters = [item for name, item in known.items() if name not in {"project", "listener"}]
         parameters += [
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=type_)
-            for key, (type_, value) in _COMMON.items()
+            for key, (type_, value) in COMMON.items()
         ]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {item.name: item.annotation for item in parameters}
@@ -103,7 +97,7 @@ def extract(
     listener: "Listener",
     tables: Tables = None,
     *,
-    day: Annotated[Day, typer.Option("--date", formats=_ISO, help="Land this day again.")] = None,
+    day: Annotated[Day, typer.Option("--date", formats=ISO, help="Land this day again.")] = None,
     first: First = None,
     last: Last = None,
     full_refresh: Whole = False,
@@ -157,8 +151,8 @@ def backfill(
     listener: "Listener",
     table: Name,
     *,
-    first: Annotated[datetime, typer.Option("--from", formats=_ISO, help="The first day to land again.")],
-    last: Annotated[datetime, typer.Option("--to", formats=_ISO, help="The last of them.")],
+    first: Annotated[datetime, typer.Option("--from", formats=ISO, help="The first day to land again.")],
+    last: Annotated[datetime, typer.Option("--to", formats=ISO, help="The last of them.")],
     build: Annotated[bool, typer.Option("--dbt", help="Then build what depends on the table.")] = False,
     stop_on_error: Annotated[bool, typer.Option("--stop-on-error", help="Stop at the first day that fails.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Begin again; forget the days landed before.")] = False,
@@ -360,7 +354,7 @@ class _Lines(logging.Handler):
     """Prints what the package logs to stderr, a line each."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from pyops.cli.render import stderr
+        from pyops.cli.terminal import stderr
 
         stderr().print(record.getMessage(), markup=False)
 

@@ -32,7 +32,7 @@ import pytest
 import yaml
 
 from pyops.cli import app as cli
-from pyops.cli.render import Terminal
+from pyops.cli.terminal import Terminal
 from pyops.sources.postgres import session as postgres
 from pyops.staging.file import Stage
 from pyops.warehouse.committing import Committing
