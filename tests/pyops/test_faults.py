@@ -99,9 +99,11 @@ class Project(Lab):
         dsn: str = "",
         path: str = "warehouse.duckdb",
         lock_timeout: str = "10s",
+        attempts: int = 4,
     ) -> None:
         """Writes pyops.yml."""
-        source = {"type": "postgres", "dsn": dsn or self.dsn, "tables": tables}
+        retry = {"attempts": attempts, "base_delay": "100ms"}
+        source = {"type": "postgres", "dsn": dsn or self.dsn, "retry": retry, "tables": tables}
         warehouse = {"path": path, "lock_timeout": lock_timeout}
         document = {"warehouse": warehouse, "sources": {"src": source}}
         self.directory.mkdir(exist_ok=True)
@@ -407,7 +409,7 @@ def test_living_runs_keep_their_staging_files_and_the_second_to_publish_says_so(
         assert files <= project.staged()
         release_second.set()
         code, output = second.end()
-    assert code == 1
+    assert code == 75
     assert "src.t: another run has published it since this one began" in output.replace("\n", " ")
     assert "fix: run it again" in output
     assert "Traceback" not in output
@@ -475,7 +477,7 @@ def test_held_warehouse_is_waited_for_and_then_the_holder_is_named(project: Proj
         began = time.monotonic()
         code, output = project.extract_by_command()
         assert time.monotonic() - began > 0.3
-    assert code == 1
+    assert code == 75
     assert "Traceback" not in output
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: the warehouse ")
@@ -498,7 +500,7 @@ def test_warehouse_taken_while_rows_are_staged_fails_that_run_alone(project: Pro
     with halted(project, Stage, "fill") as (command, released), holder(project) as (pid, _):
         released.set()
         code, output = command.end()
-    assert code == 1
+    assert code == 75
     assert "Traceback" not in output
     assert f"is held by process {pid} (" in output
     assert project.extract_by_command()[0] == 0
@@ -530,7 +532,7 @@ def test_second_pyops_waits_for_the_first_to_publish(project: Project, sql: Sql)
     assert project.extract_by_command("a")[0] == 0
     with halted(project, Committing, "_ended") as (first, released):
         code, output = project.extract_by_command("b")
-        assert code == 1
+        assert code == 75
         assert f"is held by process {first.pid} (" in output
         assert "Traceback" not in output
         project.set_up({"a": FULL, "b": FULL}, lock_timeout="20s")
@@ -833,7 +835,7 @@ def test_server_that_is_not_running_is_tried_again_and_then_named(project: Proje
     dsn = f"postgresql://postgres:{SECRET}@/postgres?host={tmp_path}"
     project.set_up({"a": FULL, "b": MERGE}, dsn=dsn)
     code, output = project.extract_by_command()
-    assert code == 1
+    assert code == 75
     assert re.findall(r"\(attempt (\d) of 4, again in [\d.]+ s\)", output) == ["2", "3", "4"]
     assert "is the server running" in output
     assert "Traceback" not in output
@@ -940,9 +942,9 @@ def test_statement_cancelled_at_the_server_fails_that_table_alone(project: Proje
     make_slow(sql)
     sql("CREATE TABLE a AS SELECT 1 AS id")
     sql("CREATE TABLE b AS SELECT 2 AS id")
-    project.set_up({"slow": FULL, "a": FULL, "b": FULL})
+    project.set_up({"slow": FULL, "a": FULL, "b": FULL}, attempts=1)
     code, output = interrupt_reading(project, sql, "pg_cancel_backend")
-    assert code == 1
+    assert code == 75
     assert "failed: the source failed: canceling statement due to user request" in output
     assert "Traceback" not in output
     assert project.runs() == [("slow", "failed"), ("a", "succeeded"), ("b", "succeeded")]
@@ -954,9 +956,9 @@ def test_connection_cut_in_mid_read_keeps_what_was_published_and_fails_the_rest(
     make_slow(sql)
     sql("CREATE TABLE a AS SELECT generate_series(1, 10) AS id")
     sql("CREATE TABLE b AS SELECT 2 AS id")
-    project.set_up({"slow": FULL, "b": FULL})
+    project.set_up({"slow": FULL, "b": FULL}, attempts=1)
     code, output = interrupt_reading(project, sql, "pg_terminate_backend")
-    assert code == 1
+    assert code == 75
     assert "failed: the connection to the source broke" in output
     assert "fix: run the same command again" in output
     assert "Traceback" not in output
@@ -974,7 +976,7 @@ def test_connection_cut_after_a_table_was_published_leaves_that_table_succeeded(
     """Behaviour 41."""
     sql("CREATE TABLE a AS SELECT 1 AS id")
     sql("CREATE TABLE b AS SELECT 2 AS id")
-    project.set_up({"a": FULL, "b": FULL})
+    project.set_up({"a": FULL, "b": FULL}, attempts=1)
     with halted(project, Terminal, "finished") as (command, released):
         sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -983,7 +985,7 @@ def test_connection_cut_after_a_table_was_published_leaves_that_table_succeeded(
         wait_for(lambda: nobody_reads(sql), "the session ends")
         released.set()
         code, output = command.end()
-    assert code == 1
+    assert code == 75
     assert "src.b" in output
     assert "failed: the connection to the source broke" in output
     assert project.runs() == [("a", "succeeded"), ("b", "failed")]
@@ -1137,6 +1139,6 @@ def test_dry_run_of_a_held_warehouse_names_the_holder_and_writes_nothing(project
     with holder(project) as (pid, _):
         before = listing(project.directory / ".pyops")
         code, output = project.extract_by_command("--dry-run")
-        assert code == 1
+        assert code == 75
         assert f"is held by process {pid} (" in output
         assert listing(project.directory / ".pyops") == before
