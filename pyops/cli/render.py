@@ -15,7 +15,7 @@ from rich.table import Table as Grid
 from pyops.cli.app import complain
 
 if TYPE_CHECKING:
-    from pyops.breaker import Status
+    from pyops.circuit import Status
     from pyops.commands.backfill import Backfill
     from pyops.commands.cdc import Capture
     from pyops.commands.compact import Compaction

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pyops.breaker import Breaker, Status
+from pyops.circuit import Breaker, Status
 from pyops.config.project import Project
 from pyops.errors import UsageError
 from pyops.words import did_you_mean

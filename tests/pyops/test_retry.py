@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from pyops import OperationError, PyopsError, TransientError, UsageError, capture, extract, load
-from pyops.breaker import Breaker
+from pyops.circuit import Breaker
 from pyops.commands.breaker import breaker_reset, breaker_status
 from pyops.errors import SourceError, worst
 from pyops.failures import of_connection, of_query
