@@ -1,6 +1,7 @@
 """pyops's own tables in the warehouse, which is attached as ``warehouse``: all SQL on them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,8 +30,7 @@ _LETTERS = "warehouse.pyops.dead_letters"
 # Where a dead letter came from, and what stood there: equal rows of two places are two.
 _IDENTITY = "coalesce(file || ':' || line, key, ''), payload"
 
-# Script n takes the bookkeeping from version n - 1 to n. Each can be run again: a kill may come
-# between a script and its number.
+# Script n takes the bookkeeping from version n - 1 to n.
 _MIGRATIONS = sorted((Path(__file__).parent / "migrations").glob("*.sql"))
 VERSION = len(_MIGRATIONS)
 
@@ -64,13 +64,20 @@ def version(connection: Connection) -> int:
 
 
 def upgrade(connection: Connection) -> None:
-    """Makes the bookkeeping, or brings it up to date."""
-    found = version(connection)
-    for script in _MIGRATIONS[found:]:
-        connection.execute(script.read_text("utf-8"))
-    if found < VERSION:
+    """Makes the bookkeeping, or brings it up to date, in one transaction: a kill leaves it as it was."""
+    if (found := version(connection)) == VERSION:
+        return
+    connection.execute("BEGIN")
+    try:
+        for script in _MIGRATIONS[found:]:
+            connection.execute(script.read_text("utf-8"))
         connection.execute("DELETE FROM warehouse.pyops.bookkeeping")
         _insert(connection, "bookkeeping", VERSION)
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(duckdb.Error):  # a commit that failed has ended the transaction
+            connection.execute("ROLLBACK")
+        raise
 
 
 # What is known
