@@ -14,7 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pyops.circuit import BreakerStatus
     from pyops.commands.backfill import Backfill, backfill
+    from pyops.commands.breaker import breaker_reset, breaker_status
     from pyops.commands.cdc import Capture, capture, follow
     from pyops.commands.compact import Compaction, compact
     from pyops.commands.dlq import dead_letters, purge, replay
@@ -31,12 +33,14 @@ if TYPE_CHECKING:
     from pyops.config.load import load
     from pyops.config.project import Project, Table
     from pyops.errors import (
+        BusyError,
         DataError,
         GateError,
         NoFileError,
         OperationError,
         PyopsError,
         SchemaChangeError,
+        SourceError,
         TransientError,
         UsageError,
     )
@@ -44,7 +48,8 @@ if TYPE_CHECKING:
     from pyops.records import DeadLetter, GateResult, Run, TableId, Watermark
 
 _NAMES = {
-    "commands.backfill": "Backfill backfill", "commands.cdc": "Capture capture follow",
+    "circuit": "BreakerStatus", "commands.backfill": "Backfill backfill",
+    "commands.breaker": "breaker_reset breaker_status", "commands.cdc": "Capture capture follow",
     "commands.compact": "Compaction compact",
     "commands.dlq": "dead_letters purge replay", "commands.erase": "Erasure erase",
     "commands.extract": "Extraction extract", "commands.publish": "publish",
@@ -52,17 +57,19 @@ _NAMES = {
     "commands.slot": "SlotStatus slot_status", "commands.snapshot": "snapshot",
     "commands.status": "TableStatus status", "commands.validate": "validate", "config.days": "Days",
     "config.load": "load", "config.project": "Project Table",
-    "errors": "DataError GateError NoFileError OperationError PyopsError SchemaChangeError TransientError"
-    " UsageError",
+    "errors": "BusyError DataError GateError NoFileError OperationError PyopsError SchemaChangeError SourceError"
+    " TransientError UsageError",
     "progress": "Listener", "records": "DeadLetter GateResult Run TableId Watermark",
 }  # fmt: skip
 _HOMES = {name: f"pyops.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
-    "Backfill", "Capture", "Compaction", "DataError", "Days", "DeadLetter", "Erasure", "Extraction",
+    "Backfill", "BreakerStatus", "BusyError", "Capture", "Compaction", "DataError", "Days", "DeadLetter",
+    "Erasure", "Extraction",
     "GateError", "GateResult", "Listener", "NoFileError", "OperationError", "Project", "PyopsError",
-    "Reconciliation", "Run", "SchemaChangeError", "SlotStatus", "Summary", "Table", "TableId",
-    "TableStatus", "TransientError", "UsageError", "Watermark", "backfill", "capture", "compact",
+    "Reconciliation", "Run", "SchemaChangeError", "SlotStatus", "SourceError", "Summary", "Table", "TableId",
+    "TableStatus", "TransientError", "UsageError", "Watermark", "backfill", "breaker_reset", "breaker_status",
+    "capture", "compact",
     "dead_letters", "erase", "extract", "follow", "load", "publish", "purge", "reconcile",
     "replay", "run", "slot_status", "snapshot", "status", "validate",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from pyops.errors import SourceError, TransientError
 
 
 @dataclass(frozen=True)
-class Status:
+class BreakerStatus:
     """Where a source's breaker stands; ``until`` is naive UTC, when an open one lets one process try."""
 
     source: str
@@ -35,17 +35,17 @@ class _Storage(pybreaker.CircuitBreakerStorage):
         super().__init__(path.stem)
         self._path = path
 
-    def _read(self) -> dict[str, Any]:
+    def read(self) -> dict[str, Any]:
         try:
             return dict(json.loads(self._path.read_text("utf-8")))
         except (FileNotFoundError, ValueError):  # the latter was cut short by whatever ended that process
             return {}
 
-    def _change(self, **values: Any) -> None:
+    def change(self, **values: Any) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            known = self._read()
+            known = self.read()
             known |= {name: known.get(name, 0) + 1 if value is None else value for name, value in values.items()}
             new = self._path.with_suffix(".new")
             new.write_text(json.dumps(known), "utf-8")
@@ -53,22 +53,22 @@ class _Storage(pybreaker.CircuitBreakerStorage):
 
     @property
     def state(self) -> str:
-        return str(self._read().get("state", pybreaker.STATE_CLOSED))
+        return str(self.read().get("state", pybreaker.STATE_CLOSED))
 
     @state.setter
     def state(self, state: str) -> None:
-        self._change(state=state)
+        self.change(state=state)
 
     def increment_counter(self) -> None:
-        self._change(failures=None)
+        self.change(failures=None)
 
     def reset_counter(self) -> None:
         if self.counter:
-            self._change(failures=0)
+            self.change(failures=0)
 
     @property
     def counter(self) -> int:
-        return int(self._read().get("failures", 0))
+        return int(self.read().get("failures", 0))
 
     @property
     def success_counter(self) -> int:
@@ -76,12 +76,12 @@ class _Storage(pybreaker.CircuitBreakerStorage):
 
     @property
     def opened_at(self) -> datetime | None:
-        at = self._read().get("opened_at")
+        at = self.read().get("opened_at")
         return datetime.fromisoformat(at) if at else None
 
     @opened_at.setter
     def opened_at(self, at: datetime) -> None:
-        self._change(opened_at=at.isoformat())
+        self.change(opened_at=at.isoformat())
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ class Breaker:
     def _file(self) -> Path:
         return self.folder / f"{self.source}.json"
 
-    def status(self) -> Status:
+    def status(self) -> BreakerStatus:
         stored = _Storage(self._file)
         opened = stored.opened_at if stored.state != pybreaker.STATE_CLOSED else None
         until = (opened + self.reset).astimezone(UTC).replace(tzinfo=None) if opened else None
-        return Status(self.source, stored.state, stored.counter, until)
+        return BreakerStatus(self.source, stored.state, stored.counter, until)
 
     def close(self) -> None:
         """Closes it, whatever has failed."""
@@ -110,11 +110,13 @@ class Breaker:
     @contextmanager
     def guarding(self) -> Iterator[None]:
         """Counts a SourceError that is raised inside; while it is open, raises a TransientError at once."""
+        stored = _Storage(self._file)
+        before = stored.read()
         breaker = pybreaker.CircuitBreaker(
             self.failures,
             self.reset.total_seconds(),
             exclude=[lambda error: not isinstance(error, SourceError)],
-            state_storage=_Storage(self._file),
+            state_storage=stored,
             throw_new_error_on_trip=False,
         )
         with self._turn(breaker):
@@ -123,6 +125,10 @@ class Breaker:
                     yield
             except pybreaker.CircuitBreakerError:
                 raise self._open() from None
+            except KeyboardInterrupt:  # says nothing of the source, and is a success to pybreaker
+                if before:
+                    stored.change(**before)
+                raise
 
     @contextmanager
     def _turn(self, breaker: pybreaker.CircuitBreaker) -> Iterator[None]:

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from pyops.cli.app import complain
+from pyops.errors import TransientError, worst
 
 if TYPE_CHECKING:
-    from pyops.circuit import Status
+    from pyops.circuit import BreakerStatus
     from pyops.commands.backfill import Backfill
     from pyops.commands.cdc import Capture
     from pyops.commands.compact import Compaction
@@ -191,7 +192,7 @@ def _lagging(found: Slots) -> int:
     return 1 if found[1] else 0
 
 
-def overview(found: tuple[Sequence[TableStatus], Slots, Sequence[Status]], *, as_json: bool) -> int:
+def overview(found: tuple[Sequence[TableStatus], Slots, Sequence[BreakerStatus]], *, as_json: bool) -> int:
     tables, of_slots, of_breakers = found
     if as_json:
         known = {"tables": [asdict(x) for x in tables], "slots": [asdict(x) for x in of_slots[0]]}
@@ -320,8 +321,6 @@ def summary(done: Summary, *, as_json: bool) -> int:
 
 
 def _worst(done: Sequence[Outcome]) -> int:
-    from pyops.errors import worst
-
     return worst(item.error for item in done)
 
 
@@ -331,10 +330,10 @@ def _error(item: Outcome) -> dict[str, Any]:
 
 def _about(error: PyopsError) -> dict[str, Any]:
     """What an orchestrator may branch on."""
-    return {"hint": error.hint, "transient": error.exit_code == 75, "error_class": type(error).__name__}
+    return {"hint": error.hint, "transient": isinstance(error, TransientError), "error_class": type(error).__name__}
 
 
-def breakers(found: Sequence[Status], *, as_json: bool) -> int:
+def breakers(found: Sequence[BreakerStatus], *, as_json: bool) -> int:
     if as_json:
         return _json({"breakers": [asdict(item) for item in found]})
     grid = _grid(["source", "breaker", "failures", "until (UTC)"], right={"failures"})

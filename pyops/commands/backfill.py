@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import IO
@@ -83,24 +83,23 @@ def backfill(
         left = [day for day in days if str(day) not in done]
         if done:
             _log.info("%s: %d days were landed before: %d are left", table, len(done), len(left))
-        found = _land(project, table, left, journal, stop_on_error=stop_on_error, listener=listener)
-        landed, absent, failed = found
+        landed, absent, failed = _land(project, table, left, journal, stop_on_error=stop_on_error, listener=listener)
         if absent and not (landed or done or failed):
             failed, absent = absent, ()  # of the whole range: is the path right?
         not_tried = len(left) - sum(map(len, (landed, absent, failed)))
         without_file = tuple(item.day for item in absent)
-        backfill = Backfill(table, days, landed, without_file, failed, len(done), not_tried)
+        came = Backfill(table, days, landed, without_file, failed, len(done), not_tried)
         if failed:
-            return backfill
-        counts, succeeded = None, True
+            return came
         if build:
             if listener:
                 listener.pause()
             environment = open_warehouse(project).dbt_environment()
             counts, succeeded = dbt.build(project.directory, environment, f"source:{table}+")
-        if succeeded:
+            came = replace(came, dbt=counts, dbt_succeeded=succeeded)
+        if came.dbt_succeeded:
             journal.truncate(0)
-        return Backfill(table, days, landed, without_file, (), len(done), 0, counts, succeeded)
+        return came
 
 
 _Found = tuple[tuple[date, ...], tuple[FailedDay, ...], tuple[FailedDay, ...]]
@@ -123,8 +122,6 @@ def _land(
         try:
             [item] = extract(project, [str(table)], days=Days(day, day), listener=listener)
             error = item.error
-        except UsageError:
-            raise
         except PyopsError as problem:  # of the warehouse: no other day would fare better
             error, stops = problem, True
         if isinstance(error, UsageError):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pyops.circuit import Breaker, Status
+from pyops.circuit import Breaker, BreakerStatus
 from pyops.config.project import Project
 from pyops.errors import UsageError
 from pyops.words import did_you_mean
@@ -14,12 +14,12 @@ def breaker_of(project: Project, source: str) -> Breaker:
     return Breaker(project.state_directory / "breakers", source, limits.failures, limits.reset)
 
 
-def breaker_status(project: Project, names: Sequence[str] = ()) -> list[Status]:
+def breaker_status(project: Project, names: Sequence[str] = ()) -> list[BreakerStatus]:
     """Where the breakers of all sources stand, or of those named."""
     return [breaker_of(project, name).status() for name in _known(project, names)]
 
 
-def breaker_reset(project: Project, names: Sequence[str] = ()) -> list[Status]:
+def breaker_reset(project: Project, names: Sequence[str] = ()) -> list[BreakerStatus]:
     """Closes the breakers of all sources, or of those named."""
     for name in _known(project, names):
         breaker_of(project, name).close()

@@ -103,10 +103,10 @@ def land_source(invocation: Invocation, source: str, **options: object) -> Captu
         with breaker_of(invocation.project, source).guarding():
             done = retrying(invocation.project.config.sources[source].retry.policy, source)(attempt)
             return replace(done, runs=tuple(runs))
-    except TransientError as error:  # the source's, or an open breaker
-        if not isinstance(error, SourceError):
-            invocation.listener.failed(source, error)
+    except SourceError as error:  # told and recorded, each time
         return Capture(source, tuple(runs), error)
+    except TransientError as error:  # its breaker is open
+        return _landed(invocation, source, iter([Chunk(error=error)]))
 
 
 def _opened(invocation: Invocation, source: str, **options: object) -> ChangeSource:

@@ -1,6 +1,7 @@
 """Batch extraction: plan, read, stage, validate, publish; what fails leaves the others alone."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from pyops.commands.breaker import breaker_of
@@ -91,7 +92,7 @@ class _Extracting:
                     done[table].raise_for_error()
 
         try:
-            with breaker_of(project, source).guarding():
+            with nullcontext() if self.invocation.is_dry else breaker_of(project, source).guarding():
                 retrying(ONCE if config.retries_requests else config.retry.policy, source)(attempt)
         except PyopsError as error:  # no connection, or an open breaker: each table that is left has failed
             for table in states:

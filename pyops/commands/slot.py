@@ -58,13 +58,17 @@ class SlotStatus:
 
 def slot_status(project: Project, names: Sequence[str] = ()) -> list[SlotStatus]:
     """Looks the slots of cdc sources up, at the source and in the warehouse; and those of sources that are gone."""
-    left = [offset for name, offset in _left(project).items() if not names or name in names]
-    known = [name for name in names if name not in _left(project)]
+    left = _left(project)
+    known = [name for name in names if name not in left]
     configured = captured_sources(project, known, with_slot=True) if known or not names else []
     gone = "it is not in pyops.yml any more, and the source keeps its log for this slot: pyops slot drop {}"
     return [
         *(_status(project, name) for name in configured),
-        *(SlotStatus(x.source, x.slot, x.generation, problem=gone.format(x.source)) for x in left),
+        *(
+            SlotStatus(name, offset.slot, offset.generation, problem=gone.format(name))
+            for name, offset in left.items()
+            if not names or name in names
+        ),
     ]
 
 

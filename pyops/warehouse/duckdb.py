@@ -50,7 +50,7 @@ class AttachedFile:
     def log_key(self, table: TableId) -> tuple[str, ...]:
         return bookkeeping.log_keys(self.connection, table.source).get(table.name, ())
 
-    def open_keys(self, table: TableId) -> list[str]:
+    def open_keys(self, table: TableId) -> str:
         return bookkeeping.open_keys(self.connection, table)
 
     def count_dead_letters(self, condition: str) -> int:

@@ -188,7 +188,8 @@ class Attached(Protocol):
 
     ``name`` is what to read a table by, ``columns`` the type of each column by name (empty if there
     is no such table), ``compacted_lsn`` up to where a log is folded (-1 if it is not), ``log_key``
-    the columns that identified its rows when it was last captured, ``open_keys`` the keys of its open dead letters.
+    the columns that identified its rows when it was last captured, ``open_keys`` the SELECT of the keys
+    of its open dead letters.
     """
 
     @property
@@ -198,7 +199,7 @@ class Attached(Protocol):
     def compacted_lsn(self, table: TableId) -> int: ...
     def log_key(self, table: TableId) -> tuple[str, ...]: ...
     def count_dead_letters(self, condition: str) -> int: ...
-    def open_keys(self, table: TableId) -> list[str]: ...
+    def open_keys(self, table: TableId) -> str: ...
 
 
 class Warehouse(Protocol):

@@ -143,6 +143,28 @@ def test_source_that_stays_away_is_left_alone_until_its_breaker_lets_one_try(lab
         breaker_status(back, ["srk"])
 
 
+def test_capture_that_an_open_breaker_refuses_is_a_run_too(lab: Lab, sql: Sql) -> None:
+    """Behaviours 40 and 41: it is told, and `pyops status` shows it."""
+    sql("CREATE TABLE t (id integer PRIMARY KEY)")
+    settings = {"retry": {"attempts": 1}, "breaker": {"failures": 1, "reset": "1m"}}
+    away = Lab(lab.directory, NOWHERE).configure({"t": {"mode": "cdc"}}, **settings)
+    for _ in range(2):
+        [done] = capture(away)
+    assert "is open until" in str(done.error)
+    assert [run.status for run in done.runs] == ["failed"]
+    errors = [error for (error,) in lab.rows("SELECT error FROM pyops.runs ORDER BY started_at")]
+    assert ["is open until" in error for error in errors] == [False, True]
+
+
+def test_dry_run_moves_no_breaker(lab: Lab) -> None:
+    """Behaviour 42: it writes nothing anywhere."""
+    settings = {"retry": {"attempts": 1}, "breaker": {"failures": 1, "reset": "1m"}}
+    away = Lab(lab.directory, NOWHERE).configure({"t": {"mode": "full"}}, **settings)
+    for _ in range(2):
+        assert "connection" in str(extract(away, dry_run=True)[0].error)
+    assert not (lab.directory / ".pyops").exists()
+
+
 def test_one_process_tries_while_a_breaker_is_half_open(tmp_path: Path) -> None:
     """Behaviour 40: the others are refused, and one that was killed meanwhile stands in nobody's way."""
     breaker = Breaker(tmp_path, "src", 1, timedelta(seconds=0))
@@ -156,6 +178,16 @@ def test_one_process_tries_while_a_breaker_is_half_open(tmp_path: Path) -> None:
     with breaker.guarding():
         pass
     assert breaker.status().state == "closed"
+
+
+def test_try_that_was_stopped_leaves_its_breaker_as_it_was(tmp_path: Path) -> None:
+    """Behaviours 40 and 45: Ctrl-C says nothing of the source."""
+    breaker = Breaker(tmp_path, "src", 1, timedelta(seconds=0))
+    with pytest.raises(SourceError), breaker.guarding():
+        raise SourceError("away")
+    with pytest.raises(KeyboardInterrupt), breaker.guarding():
+        raise KeyboardInterrupt
+    assert (breaker.status().state, breaker.status().failures) == ("open", 1)
 
 
 def test_state_of_a_breaker_that_was_cut_short_is_a_closed_one(tmp_path: Path) -> None:

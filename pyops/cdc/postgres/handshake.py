@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from pyops.cdc.postgres.changes import lsn_text
 from pyops.cdc.postgres.pgoutput import Decoder
@@ -69,13 +68,19 @@ class Opened:
                 return "a partition was detached or dropped, with its rows"
         return ""
 
-    def noted(self, offset: Offset, *forgets: str, **more: Any) -> Iterator[Chunk]:
+    def noted(
+        self,
+        offset: Offset,
+        *forgets: str,
+        keys: Mapping[str, tuple[str, ...]] | None = None,
+        tables: tuple[Captured, ...] = (),
+    ) -> Iterator[Chunk]:
         """Notes where the capture stands; what follows may rely on that."""
-        change = CaptureChange(offset, self.stored, forgets=forgets, **more)
+        change = CaptureChange(offset, self.stored, tables, forgets, keys or {})
         yield Chunk(commit=Commit(capture=change), is_run=False)
         self.stored = self.offset = offset
 
-    def with_leaves(self) -> Iterator[Chunk]:
+    def partitions_noted(self) -> Iterator[Chunk]:
         """Notes partitions that were made since: they began empty, so that their changes are enough."""
         new = [
             replace(known, leaves=facts.partitions)
@@ -140,7 +145,7 @@ def start(opened: Opened, server: Server, capture: CaptureState, states: Mapping
     keys = {table.name: opened.key(table) for table in opened.facts}
     if not keys.items() <= capture.keys.items():
         yield from opened.noted(opened.offset, keys=keys)
-    yield from opened.with_leaves()
+    yield from opened.partitions_noted()
     yield from leave(opened, states, releases=len(opened.facts) == len(opened.tables))
 
 

@@ -93,7 +93,7 @@ class Publications:
         config = table.postgres
         named = (*config.primary_key, *config.mask, *config.exclude, *config.columns)
         table.require(named, [*facts.columns, *facts.unpublished], "at the source")
-        listed_out = set(facts.columns) - set(self.listed(table, facts))
+        listed_out = set(facts.columns) - set(self.published(table, facts))
         key = config.primary_key or facts.key
         virtual = ", ".join(name for name in facts.unpublished if config.lands(name))
         lost = ", ".join(name for name in key if not config.lands(name))
@@ -148,7 +148,7 @@ class Publications:
         """The columns that the configuration wants to have landed."""
         return tuple(filter(table.config.lands, facts.columns))
 
-    def listed(self, table: Table, facts: Facts) -> tuple[str, ...]:
+    def published(self, table: Table, facts: Facts) -> tuple[str, ...]:
         """The columns to publish: of a list of them the source's own migrations fail, so none is made unasked."""
         return self.columns(table, facts) if table.postgres.column_list else facts.columns
 
@@ -158,7 +158,7 @@ class Publications:
         if not self.are_ours:
             return not table.postgres.column_list or set(member.columns) <= wanted
         is_in_its = (member.publication == self.names[0]) == facts.has_identity
-        return is_in_its and set(member.columns) in (wanted, set(self.listed(table, facts)))
+        return is_in_its and set(member.columns) in (wanted, set(self.published(table, facts)))
 
     def look(self) -> dict[str, int]:
         """The version of each publication by name, which whatever is done to it changes."""
@@ -228,7 +228,7 @@ class Publications:
         """Puts a table into the publication it belongs to, under the columns that are wanted."""
         self.leave([facts.oid])
         name = self.names[0 if facts.has_identity else 1]
-        wanted = self.listed(table, facts)
+        wanted = self.published(table, facts)
         columns = f" ({listed(wanted)})" if set(wanted) != set(facts.columns) else ""
         self._change(f"ALTER PUBLICATION {identifier(name)} ADD TABLE {facts.qualified}{columns}")
 

@@ -64,7 +64,6 @@ class StagedChanges:
     again: Table | None = None
     events: int = 0
     _versions: dict[Relation, _Version] = field(default_factory=dict)
-    _over: dict[str, str] = field(default_factory=dict)  # the places of dead letters that later changes make up for
 
     def key(self, relation: Relation) -> tuple[str, ...]:
         """The columns that identify a row of a relation, for the decoder."""
@@ -142,9 +141,9 @@ class StagedChanges:
             if relation.identity == "f":
                 self._leave_out_deletes_of_replaced_rows(version)
         versions = sorted(self._versions.values(), key=self._last_event)
-        of_tables = {table: [v for v in versions if v.table == table] for table in {v.table for v in versions}}
-        for table, mine in of_tables.items():
-            self._hold_back(table, mine, warehouse)
+        self.stage.connection.execute(unsent.OVER)
+        for table in dict.fromkeys(version.table for version in versions):
+            self._hold_back(table, [version for version in versions if version.table == table], warehouse)
         return tuple(map(self._write, versions))
 
     def _hold_back(self, table: Table, versions: Sequence[_Version], warehouse: Warehouse) -> None:
@@ -154,13 +153,11 @@ class StagedChanges:
         if not key or not named or not any(of := unsent.counts(connection, list(named))):
             return
         with warehouse.attached(self.stage) as at:
-            open_keys = at.open_keys(table)
-        if not (of[0] or open_keys):
-            return
-        unsent.hold_back(connection, named, key, open_keys, str(table))
-        for name in named:
-            over = connection.execute(f"SELECT (_lsn, _seq) FROM {name} WHERE _fault IS NOT NULL AND {unsent.OVER}")
-            self._over[name] = ", ".join(f"({place[0]}, {place[1]})" for (place,) in over.fetchall())
+            [(open_keys,)] = connection.execute(
+                f"CREATE OR REPLACE TEMP TABLE open_keys AS {at.open_keys(table)}"
+            ).fetchall()
+        if of[0] or open_keys:
+            unsent.hold_back(connection, named, key, str(table))
 
     def _last_event(self, version: _Version) -> tuple[int, int]:
         """The place of a version's last event: the latest version says which columns a table has now."""
@@ -169,8 +166,9 @@ class StagedChanges:
 
     def _write(self, version: _Version) -> Write:
         rows = f"SELECT * EXCLUDE (_fault) FROM {version.name} WHERE _fault IS NULL"
-        over = f"(_lsn, _seq) IN ({self._over.get(version.name) or 'NULL'})"
-        status = f"CASE WHEN {over} THEN 'superseded' ELSE 'open' END AS status"
+        status = (
+            "CASE WHEN (_lsn, _seq) IN (SELECT (_lsn, _seq) FROM temp.over) THEN 'superseded' ELSE 'open' END AS status"
+        )
         dead = f"SELECT {DEAD_LETTER}, {status} FROM {version.name} WHERE _fault IS NOT NULL"
         what, key = (version.table, version.columns, rows), self._key(version.table)
         write = log_write(*what, dead_letters=dead, key=key, log="stream")

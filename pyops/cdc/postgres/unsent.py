@@ -18,7 +18,8 @@ WITH numbered AS (
 ), before AS (
     SELECT
         *,
-        coalesce(max(CASE WHEN is_fault THEN n END) OVER earlier, CASE WHEN key IN ({open}) THEN 0 ELSE -2 END) AS lost,
+        max(CASE WHEN is_fault THEN n END) OVER earlier AS fault,
+        CASE WHEN key IN (FROM temp.open_keys) THEN 0 ELSE -2 END AS open,
         max(CASE WHEN is_whole THEN n END) OVER earlier AS whole,
         max(CASE WHEN is_whole THEN n END) OVER (PARTITION BY key) AS last_whole,
         max(CASE WHEN _op = 't' THEN n END) OVER (ORDER BY n) AS cut,
@@ -27,17 +28,18 @@ WITH numbered AS (
     WINDOW earlier AS (PARTITION BY key ORDER BY n ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 )
 SELECT
-    *, lost > greatest(coalesce(whole, -1), coalesce(cut, -1)) AS lacks,
+    *, coalesce(fault, open) > greatest(coalesce(whole, -1), coalesce(cut, -1)) AS lacks,
     n < greatest(coalesce(last_whole, -1), coalesce(last_cut, -1)) AS is_over
 FROM before
 """
 # A row that got another key lacks what it had under the old one: the ``d`` right before its ``c``.
 _LACKING = """
-SELECT (u._lsn, u._seq) FROM temp.told AS u
+SELECT u._lsn, u._seq FROM temp.told AS u
 LEFT JOIN temp.told AS d ON d._op = 'd' AND u._op = 'c' AND d._lsn = u._lsn AND d._seq = u._seq - 1
 WHERE NOT u.is_fault AND NOT u.is_whole AND CASE WHEN d.n IS NULL THEN u.lacks ELSE d.lacks END
 """
-OVER = "(_lsn, _seq) IN (SELECT (_lsn, _seq) FROM temp.told WHERE is_fault AND is_over)"
+# The dead letters that a later change of the same chunk makes up for, by their places.
+OVER = "CREATE OR REPLACE TEMP TABLE over (_lsn BIGINT, _seq BIGINT)"
 
 
 def counts(connection: duckdb.DuckDBPyConnection, versions: Sequence[str]) -> tuple[int, int]:
@@ -49,16 +51,12 @@ def counts(connection: duckdb.DuckDBPyConnection, versions: Sequence[str]) -> tu
 
 
 def hold_back(
-    connection: duckdb.DuckDBPyConnection,
-    versions: Mapping[str, Mapping[str, str]],
-    key: Sequence[str],
-    open_keys: Sequence[str],
-    table: str,
+    connection: duckdb.DuckDBPyConnection, versions: Mapping[str, Mapping[str, str]], key: Sequence[str], table: str
 ) -> None:
-    """Makes dead letters of staged changes whose unsent values the log lacks; notes the events in ``temp.told``.
+    """Makes dead letters of staged changes whose unsent values the log lacks.
 
-    ``versions`` are the staging tables of one table, each with the types of its columns; ``open_keys`` the keys of
-    the open dead letters that there are.
+    ``versions`` are the staging tables of one table, each with the types of its columns; ``temp.open_keys`` has the
+    keys of its open dead letters. The places of those that a later change makes up for are added to ``temp.over``.
     """
     events = " UNION ALL ".join(
         f"SELECT _lsn, _seq, _op, CASE WHEN _op <> 't' THEN coalesce(_fault[1], {key_json(columns, key)}) END AS key,"
@@ -66,7 +64,7 @@ def hold_back(
         f" FROM {name}"
         for name, columns in versions.items()
     )
-    statement = _EVENTS.format(events=events, open=", ".join(map(literal, open_keys)) or "NULL")
+    statement = _EVENTS.format(events=events)
     reason = literal(f"it leaves a value as it was that a dead letter before it has; pyops snapshot {table} copies it")
     held = True
     while held:  # what is held back now may hold back what follows under another key
@@ -75,4 +73,7 @@ def hold_back(
         held = bool(connection.execute("SELECT count(*) FROM temp.lacking").fetchall()[0][0])
         for name, columns in versions.items() if held else ():
             fault = f"[{key_json(columns, key)}, NULL, NULL, {reason}, {row_json(columns)}, NULL, NULL]"
-            connection.execute(f"UPDATE {name} SET _fault = {fault} WHERE (_lsn, _seq) IN (FROM temp.lacking)")
+            connection.execute(
+                f"UPDATE {name} SET _fault = {fault} WHERE (_lsn, _seq) IN (SELECT (_lsn, _seq) FROM temp.lacking)"
+            )
+    connection.execute("INSERT INTO temp.over SELECT _lsn, _seq FROM temp.told WHERE is_fault AND is_over")

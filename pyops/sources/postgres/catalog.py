@@ -52,6 +52,12 @@ LEFT JOIN (elements JOIN pg_type AS e ON e.oid = elements.oid AND e.typtype <> '
 ORDER BY b.attnum
 """
 
+_KEY_OF_INDEX = """
+        SELECT json_agg(a.attname ORDER BY k.place)
+        FROM pg_index AS i
+        CROSS JOIN unnest((i.indkey::smallint[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, place)
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+"""
 # What an update or delete names its row by holds leaf by leaf. A table made as a partition begins empty; one that was
 # attached has rows: its catalog rows were written by another transaction than the link, or by a later command.
 _FACTS = """
@@ -69,10 +75,7 @@ WITH RECURSIVE tree (oid, is_attached) AS (
     JOIN pg_attribute AS made ON made.attrelid = i.inhrelid AND made.attnum = -1
 ), identities AS (
     SELECT t.oid, t.is_attached, p.relkind, CASE WHEN p.relreplident <> 'f' THEN coalesce((
-        SELECT json_agg(a.attname ORDER BY k.place)
-        FROM pg_index AS i
-        CROSS JOIN unnest((i.indkey::smallint[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, place)
-        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+        {key_of_index}
         WHERE i.indrelid = t.oid AND i.indimmediate AND i.indisvalid
             AND CASE p.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END
     ), '[]') END AS identity
@@ -81,12 +84,9 @@ WITH RECURSIVE tree (oid, is_attached) AS (
 SELECT
     c.oid::bigint, c.relkind::text, c.relpersistence::text, pg_has_role(c.relowner, 'USAGE'),
     coalesce((
-        SELECT json_agg(a.attname ORDER BY k.place)::text
-        FROM pg_index AS i
-        CROSS JOIN unnest((i.indkey::smallint[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, place)
-        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+        {key_of_index}
         WHERE i.indrelid = c.oid AND i.indisprimary
-    ), '[]'),
+    ), '[]')::text,
     (
         SELECT json_agg(a.attname ORDER BY a.attnum)::text
         FROM pg_attribute AS a
@@ -310,7 +310,7 @@ def replica_facts(session: Session, schema: str, name: str, *, version: int) -> 
     """What the catalog says of a table that may be captured; None if there is no such table."""
     # Generated columns that are stored can be published since PostgreSQL 18.
     published = "s" if version >= 180000 else ""
-    rows = session.query(_FACTS, schema, name, published)
+    rows = session.query(_FACTS.format(key_of_index=_KEY_OF_INDEX), schema, name, published)
     if not rows:
         return None
     oid, kind, persistence, owned, key, columns, unpublished, heirs, own, leaves = rows[0]

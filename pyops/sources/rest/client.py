@@ -25,7 +25,6 @@ from pyops.sources.files.lines import LONGEST
 
 _REDIRECTS = 5
 _PASSING = {408, 425, 429}  # and what begins with 5
-_log = logging.getLogger(__name__)
 for _name in ("httpx", "httpcore"):  # whose records have whole addresses and headers
     logging.getLogger(_name).setLevel(logging.WARNING)
 
